@@ -14,6 +14,7 @@ from chatbot.api.access.view_records import VIEWS, ViewRecorder
 from chatbot.api.erasure import erasure_routes, hold_routes, redaction_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
 from chatbot.api.middleware import add_headers, request_middleware
+from chatbot.api.openai_responses import conversation_routes, response_routes
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.readiness import WRITE_PROBE, WriteProbe
 from chatbot.api.request_limits import (
@@ -53,6 +54,7 @@ from chatbot.api.server.shared_listener import SharedListener
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.feed_writer import FEED_SOURCES
 from chatbot.api.streaming.response_stream import STREAMS, StreamContext
+from chatbot.api.v1.left_replies import DETACHED_TASKS
 from chatbot.api.v1.optional_tools import ToolRefusals
 from chatbot.runtime.rate_limit import RateLimit
 from chatbot.runtime.throttle import DutyCycleThrottle
@@ -87,7 +89,7 @@ def build_app(services: Services) -> web.Application:
     app[ERASURE_LIMIT] = StreamLimit(ERASURES_MAX, "too many requests erase many sessions already")
     app[WITNESS_RATE] = RateLimit(services.settings.witness.requests_per_minute)
     app[THROTTLE] = DutyCycleThrottle()
-    app[completion_routes.CANCELLATIONS] = set()
+    app[DETACHED_TASKS] = set()
     app[completion_routes.TOOL_REFUSALS] = ToolRefusals(time.monotonic)
     app[UPLOADS] = MediaUploads(services.settings.media)
     app[BODIES] = BodyBudget(server.request_bodies_total_max_bytes)
@@ -100,6 +102,8 @@ def build_app(services: Services) -> web.Application:
         branch_routes,
         chat_routes,
         completion_routes,
+        response_routes,
+        conversation_routes,
         feed_routes,
         media_routes,
         ticket_routes,

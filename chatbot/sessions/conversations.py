@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import encode
 from msgspec.structs import replace
 
@@ -21,6 +21,7 @@ from chatbot.sessions.domain.transcript import (
     Transcript,
     TranscriptMessage,
     count_transcript_bytes,
+    read_added,
     read_transcript,
 )
 from chatbot.sessions.ports import AskSession
@@ -37,7 +38,9 @@ class TranscriptRequest(Struct, frozen=True, kw_only=True):
     `kind`: a conversation is `session_id`, an existing session, or has a `name`; requests of other kinds have neither.
     `end_user` is whom a trusted front end names: sessions and Idempotency-Keys of its other users are not found.
     `reply_client_id`: without an `idempotency_key`, a request with the same one and the same messages gets the same
-    reply. The rest is as in PostTranscript.
+    reply. `instructions` None: those of the leading system messages; else these (empty: none), and system messages are
+    recorded like others. `timeout_s` of a new session; None: as its kind has it. `metadata`: of a new session. The rest
+    is as in PostTranscript.
     """
 
     messages: Sequence[TranscriptMessage]
@@ -52,6 +55,12 @@ class TranscriptRequest(Struct, frozen=True, kw_only=True):
     on_busy: str = "queue"
     stream: bool = True
     without_stop: bool = False
+    instructions: str | None = None
+    timeout_s: int | None = None
+    metadata: dict[str, Any] = {}
+    is_matched: bool = True
+    parent_id: str | UnsetType | None = UNSET
+    adds_only: bool = False
 
 
 class ConversationOptions(Struct, frozen=True):
@@ -80,7 +89,11 @@ class Conversations:
 
     async def post(self, request: TranscriptRequest, caller: Caller) -> CommandResult:
         """The session and the reply. Raises as AskSession, InvalidMessage, TooLarge, NameConsumed."""
-        transcript = read_transcript(request.messages)
+        if request.instructions is None:
+            transcript = read_transcript(request.messages)
+        else:
+            continues = not request.is_matched
+            transcript = read_added(request.messages, request.instructions or None, continues=continues)
         if request.kind != CONVERSATION and count_transcript_bytes(transcript) > self._options.stateless_max_bytes:
             raise rejections.TooLarge("the messages have more bytes than the setting v1.stateless_max_bytes allows")
         command = self._command(request, transcript, caller)
@@ -114,6 +127,8 @@ class Conversations:
             try:
                 return await self._ask_session(session_id, command, caller)
             except rejections.TooManyAdded:
+                if not command.is_matched:  # it would be added once more
+                    raise
                 imports = replace(command, imports_only=True, idempotency_key=None)
                 await self._ask_session(session_id, imports, caller)
                 command = replace(command, is_new=False)
@@ -150,11 +165,12 @@ class Conversations:
         key = request.idempotency_key or _key_of_generation(request, transcript)
         create: CreateSession | None = None
         if request.session_id is None:
-            metadata: dict[str, Any] = {} if request.end_user is None else {USER_ID: request.end_user}
+            end_user = {} if request.end_user is None else {USER_ID: request.end_user}
+            metadata: dict[str, Any] = {**request.metadata, **end_user}
             create = CreateSession(
                 owner=caller.owner,
                 metadata=metadata,
-                timeout_s=options.timeout_s if request.kind == CONVERSATION else options.retention_s,
+                timeout_s=_timeout_s(request, options),
                 title=None,
                 system_prompt=None,
                 kind=request.kind,
@@ -166,7 +182,7 @@ class Conversations:
             reply_id=self._new_id(),
             parameters=request.parameters,
             create=create,
-            is_new=request.kind != CONVERSATION and request.idempotency_key is None,
+            is_new=request.session_id is None and request.name is None and request.idempotency_key is None,
             client_id=request.client_id,
             reply_client_id=request.reply_client_id,
             on_busy=request.on_busy,
@@ -174,7 +190,16 @@ class Conversations:
             idempotency_key=key,
             without_stop=request.without_stop,
             end_user=None if create is not None else request.end_user,  # else the session's id is made of it
+            is_matched=request.is_matched,
+            parent_id=request.parent_id,
+            adds_only=request.adds_only,
         )
+
+
+def _timeout_s(request: TranscriptRequest, options: ConversationOptions) -> int:
+    if request.timeout_s is not None:
+        return request.timeout_s
+    return options.timeout_s if request.kind == CONVERSATION else options.retention_s
 
 
 def _key_of_generation(request: TranscriptRequest, transcript: Transcript) -> IdempotencyKey | None:

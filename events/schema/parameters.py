@@ -5,12 +5,31 @@ from typing import Any
 from msgspec import Struct
 
 
+class ResponseOptions(Struct, frozen=True, omit_defaults=True):
+    """What a request for a response (`/v1/responses`) says besides the parameters of the model, so that the same
+    response can be shown again.
+
+    `delta_rule`: the number of the rule by which its text is cut into stream events, so that a later rule does not
+    number them differently. `input_messages`: how many messages the request added, the last of them answered.
+    `others` are fields that are shown as they came, such as metadata.
+    """
+
+    delta_rule: int
+    input_messages: int = 1
+    previous_response_id: str | None = None
+    in_conversation: bool = False
+    background: bool = False
+    is_stored: bool = True
+    others: dict[str, Any] = {}
+
+
 class Parameters(Struct, frozen=True, omit_defaults=True):
     """The parameters of a request to a model, besides its messages. None: not requested.
 
     `tools` to `reasoning_effort`, and the fields in `extra_body`, are passed to the model server unchanged.
     `send_reasoning`: the model is sent its earlier reasoning. `instructions` replace the session's system prompt;
-    `whole_context`: the model is sent all messages of the branch, or none. Values can be compared, but not hashed.
+    `whole_context`: the model is sent all messages of the branch, or none. `response` is not for the model: what
+    belongs to a response of `/v1/responses` alone. Values can be compared, but not hashed.
     """
 
     max_new_tokens: int | None = None
@@ -29,6 +48,7 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
     send_reasoning: bool | None = None
     instructions: str | None = None
     whole_context: bool | None = None
+    response: ResponseOptions | None = None
 
 
 UNNAMED = Parameters()  # msgspec omits a default only if the value is the identical object

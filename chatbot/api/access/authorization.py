@@ -21,6 +21,8 @@ ROUTE_SCOPES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/api/sessions/{session_id}/events"): frozenset({CHAT, AUDIT}),
     ("GET", "/api/sessions/{session_id}/export"): frozenset({CHAT, AUDIT}),
     ("DELETE", "/api/sessions/{session_id}"): frozenset({CHAT, ERASE}),
+    ("DELETE", "/v1/responses/{response_id}"): frozenset({CHAT, ERASE}),
+    ("DELETE", "/v1/conversations/{conversation_id}"): frozenset({CHAT, ERASE}),
     ("POST", "/api/sessions/{session_id}/messages/{message_id}/redact"): frozenset({CHAT, ERASE}),
     ("GET", "/api/sessions/{session_id}/receipt"): frozenset({CHAT, ERASE, AUDIT}),
     ("POST", "/api/sessions/{session_id}/receipt/forget-ticket"): frozenset({ERASE}),

@@ -6,6 +6,7 @@ not allowed. Lists of sessions, and the whole log (/api/events), are not reads o
 """
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Protocol
@@ -33,7 +34,13 @@ VIEWED_ROUTES: dict[str, ViewKind] = {
     "/api/sessions/{session_id}/export": "export",
     "/api/sessions/{session_id}/events": "events",
     _MEDIA: "media",
+    "/v1/conversations/{conversation_id}": "session",
+    "/v1/conversations/{conversation_id}/items": "history",
+    "/v1/conversations/{conversation_id}/items/{item_id}": "history",
+    "/v1/responses/{response_id}": "history",
+    "/v1/responses/{response_id}/input_items": "history",
 }
+_OBJECT_ID = re.compile(r"(?:resp_|conv_|)([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})")
 
 
 class _View(Struct, frozen=True):
@@ -116,9 +123,20 @@ class ViewRecorder:
         what = VIEWED_ROUTES.get(resource.canonical) if resource is not None and request.method == "GET" else None
         if what is None:
             return None
-        given = request.query.get("session_id") if what == "media" else request.match_info["session_id"]
-        session_id = canonical_id(given or "")
+        path = request.match_info
+        if what == "media":
+            session_id = canonical_id(request.query.get("session_id", ""))
+        elif "session_id" in path:
+            session_id = canonical_id(path["session_id"])
+        else:
+            session_id = _session_of(path.get("conversation_id") or path["response_id"])
         return _View(request[CALLER].owner, session_id, what) if session_id is not None else None
+
+
+def _session_of(object_id: str) -> str | None:
+    """The session in an id of /v1 (`openai_responses/object_ids.py`), which the handler reads more strictly."""
+    found = _OBJECT_ID.match(object_id)
+    return "-".join(found.groups()) if found else None
 
 
 VIEWS: web.AppKey[ViewRecorder] = web.AppKey("views", ViewRecorder)

@@ -3,9 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
+from aiohttp import web
+
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.media.decoded_files import decode_files
-from chatbot.api.media.media_uploads import MediaUploads
+from chatbot.api.media.media_uploads import UPLOADS, MediaUploads, require_images_taken
 from chatbot.api.message_parts import PostedFile
+from chatbot.api.services import SERVICES
 from chatbot.sessions.domain.commands import Caller
 from events.media import MediaStore
 from events.schema.parts import Media
@@ -29,3 +33,13 @@ async def keep_images(
             kept[one.sha256] = Media(stat.sha256, stat.media_type, stat.bytes)
         media[one.path] = kept[one.sha256]
     return media
+
+
+async def keep_request_images(request: web.Request, images: Sequence[PostedFile], path: str) -> dict[str, Media]:
+    """The images as they are kept, by the paths of their parts. `path`: of the field that has them all.
+
+    Raises Unsupported, and what `keep_images` raises.
+    """
+    services = request.app[SERVICES]
+    require_images_taken(services.provider.takes, path)
+    return await keep_images(images, request.app[UPLOADS], services.log.media, request[CALLER], services.clock())

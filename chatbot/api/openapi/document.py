@@ -8,6 +8,7 @@ import msgspec
 from chatbot.api.access.authorization import OTHER_ROUTES, ROUTE_SCOPES
 from chatbot.api.access.ticket_scope import TICKET, TICKET_PATHS
 from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
+from chatbot.api.openai_responses.item_views import Item
 from chatbot.api.openapi.examples import (
     EXAMPLES,
     FILE_SHA256,
@@ -33,6 +34,7 @@ from chatbot.api.openapi.schemas import (
     make_schemas,
 )
 from chatbot.api.openapi.v1_examples import completion_transcript
+from chatbot.api.openapi.v1_response_operations import V1_PARAMETERS
 from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import RETRY_AFTER_S
 from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
@@ -57,6 +59,7 @@ UNIONS: dict[str, Kind] = {
     "FeedFrame": frames.FeedFrame,
     "ChangeFrame": ChangeFrame,
     "ReportLine": ReportLine,
+    "ConversationItem": Item,
 }
 INTRODUCTION = """Sessions, their messages, and replies from a language model, complete or as a stream.
 
@@ -110,6 +113,7 @@ _HEADERS: dict[str, Schema] = {
 }
 _PARAMETERS: dict[str, Schema] = {
     "session_id": {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": SESSION},
+    **V1_PARAMETERS,
     "origin_hash": {
         "in": "path",
         "required": True,

@@ -9,6 +9,7 @@ from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESS
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.openapi.ticket_operations import ISSUE_TICKET
 from chatbot.api.openapi.v1_operations import V1
+from chatbot.api.openapi.v1_response_operations import V1_RESPONSES
 from chatbot.api.openapi.witness_operations import WITNESS
 from chatbot.api.request_bodies import (
     BranchBody,
@@ -242,7 +243,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             problems=(*BODY, *REPLY, 404, 412, 503),
         ),
     ),
-    "OpenAI": V1,
+    "OpenAI": (*V1, *V1_RESPONSES),
     "Files": (
         Operation(
             "POST", "/api/media", "upload_file", "Upload a file that messages may refer to",

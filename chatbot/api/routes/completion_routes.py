@@ -1,7 +1,6 @@
 """OpenAI's API under /v1: models and chat completions, complete or as a stream of chunks."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 from aiohttp import web
@@ -9,16 +8,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.api.access.authorization import CALLER
-from chatbot.api.media.media_uploads import UPLOADS, require_images_taken
-from chatbot.api.media.sent_images import keep_images
-from chatbot.api.message_parts import PostedFile
+from chatbot.api.media.sent_images import keep_request_images
 from chatbot.api.middleware import require_accepting
-from chatbot.api.problems import Problem
 from chatbot.api.requests import read_idempotency_key, read_raw
 from chatbot.api.responses import json_response
 from chatbot.api.server.connection_limits import cancel_when_client_leaves
-from chatbot.api.server.path_prefix import prefix_of
-from chatbot.api.services import SERVICES, Services
+from chatbot.api.services import SERVICES
 from chatbot.api.streaming.reply_writer import ReplyWriter, failure_of
 from chatbot.api.streaming.response_stream import HEADERS, STREAMS, stream_response
 from chatbot.api.v1.chunk_view import ChunkView, cancelled_problem
@@ -26,29 +21,22 @@ from chatbot.api.v1.completion_bodies import CompletionBody
 from chatbot.api.v1.completion_requests import check_completion, completion_parameters, read_completion
 from chatbot.api.v1.completion_views import MICROSECONDS, ModelObject, ModelObjects, completion_view
 from chatbot.api.v1.conversation_names import NamedConversation, checked_name, conversation_of
-from chatbot.api.v1.end_users import end_user_of
+from chatbot.api.v1.left_replies import cancel_if_running
 from chatbot.api.v1.optional_tools import ToolRefusals, has_optional_tools, is_refusal_of_tools, without_tools
+from chatbot.api.v1.request_checks import check_model, end_user_of_request, reply_headers
 from chatbot.api.v1.request_messages import images_of, request_messages
 from chatbot.config.sections.v1_settings import V1Settings
-from chatbot.llm.model_names import is_offered
 from chatbot.sessions.conversations import TranscriptRequest
-from chatbot.sessions.domain.commands import CancelReply
-from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.feeds.channels import wait_any
 from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ConversationName, Parameters
-from events.errors import LogError
 from events.schema.naming import CONVERSATION
-from events.schema.parts import Media
-from projections.errors import ProjectionError
 
 OWNED_BY = "chatbot"
 # Open WebUI's ids of the user's message and of the reply that is to be written.
 QUESTION_FIELD, REPLY_FIELD = "X-OpenWebUI-User-Message-Id", "X-OpenWebUI-Message-Id"
 
-# Tasks that cancel replies whose clients have left; each ends by itself, after one command.
-CANCELLATIONS: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("cancellations", set)
 TOOL_REFUSALS: web.AppKey[ToolRefusals] = web.AppKey("tool_refusals", ToolRefusals)
 
 routes = web.RouteTableDef()
@@ -87,7 +75,7 @@ async def models(request: web.Request) -> web.Response:
 @routes.get("/v1/models/{model:.+}")
 async def model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
-    _check_model(request.app[SERVICES], name)
+    check_model(request.app[SERVICES], name)
     return json_response(_model_object(name))
 
 
@@ -110,7 +98,11 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
             return await _complete_response(request, asked, requested)
         finally:
             if asked.is_cancelled_with_client:
-                _cancel_if_running(request, requested)
+                cancel_if_running(request, requested.session_id, requested.reply)
+
+
+def _headers(request: web.Request, asked: CompletionRequest, requested: RequestedCompletion) -> dict[str, str]:
+    return reply_headers(request, requested.session_id, requested.version, ignores_tools=asked.ignores_tools)
 
 
 async def _complete_response(
@@ -187,34 +179,6 @@ def _raise_failure(reply: Reply, asked: CompletionRequest) -> None:
         raise failure_of(outcome, is_final=asked.has_key)  # a repetition gets the same failure
 
 
-def _cancel_if_running(request: web.Request, requested: RequestedCompletion) -> None:
-    """Cancel a reply whose client has left."""
-    reply, services = requested.reply, request.app[SERVICES]
-    if reply.outcome is not None or reply.unrecorded is not None:
-        return
-
-    async def cancel() -> None:
-        command = CancelReply(cause="disconnected", reply_id=reply.reply_id)
-        try:
-            await services.supervisor.ask(requested.session_id, command, request[CALLER])
-        except (Rejection, LogError, ProjectionError) as error:  # the reply ends by itself
-            services.logger.debug("reply.not_cancelled", reason=type(error).__name__)
-
-    tasks = request.app[CANCELLATIONS]
-    task = asyncio.create_task(cancel(), name=f"cancel {reply.reply_id}")  # the handler's own task is being cancelled
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-
-
-def _headers(request: web.Request, asked: CompletionRequest, requested: RequestedCompletion) -> dict[str, str]:
-    """The session, the feed in which our own clients can follow the reply, and what the model did not get."""
-    prefix = prefix_of(request, request.app[SERVICES].settings.server)
-    session_id = requested.session_id
-    feed = f"{prefix}/api/sessions/{session_id}/stream?after={requested.version}"
-    ignored = {"X-Ignored-Fields": "tools"} if asked.ignores_tools else {}
-    return {"X-Session-Id": session_id, "Content-Location": feed, **ignored}
-
-
 async def _read_request(request: web.Request) -> tuple[CompletionRequest, TranscriptRequest]:
     """Read and check the request; its images are on disk then. Raises RequestFault, Problem, and what `read_raw` and
     uploads raise.
@@ -226,8 +190,10 @@ async def _read_request(request: web.Request) -> tuple[CompletionRequest, Transc
     key = read_idempotency_key(request, "completion", body)
     client_id = checked_name(headers.get(QUESTION_FIELD), f"header.{QUESTION_FIELD}")
     reply_client_id = checked_name(headers.get(REPLY_FIELD), f"header.{REPLY_FIELD}")
-    end_user = _end_user(request, body)
-    files = await _keep_images(request, images) if images else {}
+    end_user = end_user_of_request(request, {"user": body.user, "safety_identifier": body.safety_identifier})
+    if images:
+        require_accepting(request)
+    files = await keep_request_images(request, images, "$.messages") if images else {}
     transcript = TranscriptRequest(
         messages=request_messages(body.messages, files, v1.message_max_chars),
         parameters=parameters,
@@ -261,19 +227,11 @@ async def _read_body(request: web.Request) -> tuple[CompletionBody, Parameters]:
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
     body = read_completion(raw)
     check_completion(body, settings.v1.messages_max)
-    _check_model(services, body.model)
+    check_model(services, body.model)
     takes = services.provider.takes
     takes_tools = (takes is None or "tools" in takes) and not request.app[TOOL_REFUSALS].has_refused(body.model)
     default_tokens = services.suggested_tokens(body.model)  # clients of /v1 expect a reply to end by itself
     return body, completion_parameters(body, raw, settings.chat, default_tokens, takes_tools=takes_tools)
-
-
-async def _keep_images(request: web.Request, images: Sequence[PostedFile]) -> dict[str, Media]:
-    """Raises Draining, Unsupported, and what `keep_images` raises."""
-    require_accepting(request)
-    services = request.app[SERVICES]
-    require_images_taken(services.provider.takes, "$.messages")
-    return await keep_images(images, request.app[UPLOADS], services.log.media, request[CALLER], services.clock())
 
 
 def _is_cancelled_with_client(v1: V1Settings, conversation: NamedConversation) -> bool:
@@ -283,24 +241,6 @@ def _is_cancelled_with_client(v1: V1Settings, conversation: NamedConversation) -
     return v1.cancel_on_disconnect == "always" or (
         v1.cancel_on_disconnect == "stateless" and conversation.kind != CONVERSATION
     )
-
-
-def _end_user(request: web.Request, body: CompletionBody) -> str | None:
-    """Raises RequestFault."""
-    services = request.app[SERVICES]
-    settings = services.settings
-    users = {"user": body.user, "safety_identifier": body.safety_identifier}
-    is_trusted = request[CALLER].owner in settings.auth.front_ends
-    now_s = services.clock() / MICROSECONDS
-    return end_user_of(request.headers, users, settings.v1.user_jwt_secret, now_s, is_trusted=is_trusted)
-
-
-def _check_model(services: Services, name: str) -> None:
-    """Raises Problem if the server's models are known, and this is none of them."""
-    provider = services.provider
-    if provider.lists_models and not is_offered(name, provider.models):
-        why = f"the model {name} does not exist; GET /v1/models lists the models"
-        raise Problem(404, "model-not-found", "Model not found", why, errors=[{"path": "$.model", "detail": why}])
 
 
 def _model_object(name: str) -> ModelObject:

@@ -9,6 +9,7 @@ from typing import Any
 
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.streaming import frames
+from chatbot.api.streaming.outcome_details import outcome_detail
 from chatbot.api.streaming.reply_view import ReplyView
 from chatbot.api.streaming.response_stream import (
     DONE,
@@ -18,7 +19,6 @@ from chatbot.api.streaming.response_stream import (
     ResponseStream,
     encode_frame,
 )
-from chatbot.llm.provider import NO_SERVER, without_server_words
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.growing_parts import NO_PART, Segment
@@ -194,26 +194,3 @@ def failure_of(outcome: Outcome, **members: Any) -> Problem:
     """The problem of a reply that has failed or was interrupted. `members` are added to the problem details."""
     status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
     return Problem(status, outcome.cause.replace("_", "-"), title, outcome_detail(outcome), **members)
-
-
-def outcome_detail(outcome: Outcome) -> str:
-    """A sentence for the client, without the model server's own words, which auditors find by the request id."""
-    if outcome.cause == "llm_unavailable":
-        return NO_SERVER if outcome.detail == NO_SERVER else "LLM server not available"
-    if outcome.detail:
-        public_detail = without_server_words(outcome.detail)
-        if public_detail == outcome.detail or outcome.request_id is None:
-            return public_detail
-        return (
-            f"{public_detail}; auditors find its words in the session's trail,"
-            f" under the request id {outcome.request_id}"
-        )
-    return {
-        "shutdown": "the service was shut down while it replied",
-        "crash": "the service stopped while it replied",
-        "import": "the conversation was copied here before the reply had ended",
-        "client": "cancelled at the client's request",
-        "disconnected": "its client disconnected",
-        "deleted": "the session was deleted",
-        "superseded": "a newer message took its place",
-    }.get(outcome.cause, outcome.cause)

@@ -58,6 +58,15 @@ class V1Settings(Struct, frozen=True):
             extra={"secret": True, "allowed": "empty, or 16 characters or more"},
         ),
     ] = ""
+    responses_timeout_hours: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=876_000,
+            description="Hours after its last use in which a session expires that a call of /v1/responses or"
+            " /v1/conversations has made; 0: never.",
+        ),
+    ] = 0.0
     stateless_retention_hours: Annotated[
         float,
         Meta(

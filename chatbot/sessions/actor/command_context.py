@@ -184,7 +184,7 @@ async def _prepare_transcript(
 
     Raises Overloaded, Unsupported, NodesOutdated, ContextTooLong, TooLarge, InvalidMessage.
     """
-    if state is None or not state.session.is_busy:
+    if not command.adds_only and (state is None or not state.session.is_busy):
         _reserve_slot(ports, state, command, caller)
     command = await with_known_messages(ports, state, command)
     parameters = transcript_parameters(state, command, ports.rules)
@@ -197,8 +197,10 @@ async def _prepare_transcript(
     ):
         raise NodesOutdated(OUTDATED)
     tokens = ports.provider.context_tokens(parameters.model or ports.provider.model)
+    if command.adds_only:
+        return command
     check_transcript_size(command, parameters, ports.rules, tokens)
-    return command
+    return replace(command, context_tokens=tokens)
 
 
 async def _with_branch(ports: Ports, state: State, command: WithBranch) -> WithBranch:

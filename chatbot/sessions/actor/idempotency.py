@@ -73,6 +73,9 @@ async def find_earlier_result(
             return CommandResult(state)
         case ToolCallsClosed():
             return CommandResult(state, closed_calls=event)
+        case MessagePosted(reply_id=None):  # the last of those that a request added
+            then = replace(state.session, head=event.message_id)
+            return CommandResult(replace(state, session=then), request_version=recorded.version)
         case _:
             reply_id = event.reply_id if isinstance(event, MessagePosted | ReplyRequested | ReplyCancelled) else None
             reply = open_replies.get(reply_id) if reply_id is not None else None

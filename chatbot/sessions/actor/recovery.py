@@ -16,7 +16,8 @@ async def plan_recovery(ports: Ports, state: State | None, in_memory: Container[
     """The commands that close orphaned replies; the running one keeps the text that was recorded of it.
 
     Orphaned: neither `in_memory`, in the session's actor, nor owned by another node that is alive. With
-    `sessions.interrupted_retries_max` the running one is requested again, and queued ones stay queued.
+    `sessions.interrupted_retries_max` the running one is requested again, and queued ones stay queued. Not a response
+    of /v1/responses: its readers resume by numbers of events, which another text would contradict.
     """
     if state is None:
         return []
@@ -27,7 +28,8 @@ async def plan_recovery(ports: Ports, state: State | None, in_memory: Container[
         recorded = await recorded_reply(ports.log, session_id, open_reply, page=ports.limits.read_page_max)
         started = await _opening_event(ports, session_id, open_reply)
         again: ReplyRequested | None = None
-        if open_reply.attempt <= attempts_max and isinstance(started.event, ReplyStarted):
+        is_started = isinstance(started.event, ReplyStarted) and started.event.parameters.response is None
+        if open_reply.attempt <= attempts_max and is_started and isinstance(started.event, ReplyStarted):
             parameters, attempt = started.event.parameters, open_reply.attempt + 1
             node = ports.rules.owner_node
             again = ReplyRequested(open_reply.reply_id, open_reply.message_id, parameters, attempt, node=node)

@@ -142,7 +142,9 @@ class ReplyQueue:
             self._cluster.end_replies(self._session_id)
 
     def retry_requests(self, state: State) -> tuple[ReplyRequested, ...]:
-        """New requests for the running and queued replies, to be recorded once these are closed as interrupted."""
+        """New requests for the running and queued replies, to be recorded once these are closed as interrupted. None
+        for responses of /v1/responses: see plan_recovery.
+        """
         session, attempts_max = state.session, self._ports.rules.retry_interrupted
         open_here = ([session.open_reply] if session.open_reply else []) + [*session.pending]
         return tuple(
@@ -154,7 +156,9 @@ class ReplyQueue:
                 node=self._ports.rules.owner_node,
             )
             for one in open_here
-            if one.attempt <= attempts_max and one.reply_id in self.by_id
+            if one.attempt <= attempts_max
+            and one.reply_id in self.by_id
+            and self.by_id[one.reply_id].parameters.response is None
         )
 
     async def reconcile(self, state: State, ended: Mapping[str, RecordedEvent]) -> None:

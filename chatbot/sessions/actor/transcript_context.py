@@ -4,6 +4,7 @@ loads whole branches, which replies to transcripts are sent.
 
 from collections.abc import Sequence
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.sessions.actor.branch_loader import load_branch, message_of
@@ -11,7 +12,8 @@ from chatbot.sessions.actor.hydration import replay_messages
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import PostTranscript
 from chatbot.sessions.domain.context import ContextMessage, sent_parts
-from chatbot.sessions.domain.state import State
+from chatbot.sessions.domain.message_checks import check_first_results
+from chatbot.sessions.domain.state import State, is_being_written
 from chatbot.sessions.domain.transcript import (
     MESSAGES_MAX,
     MessageDigests,
@@ -33,8 +35,15 @@ class TextErased(Exception):
 
 
 async def with_known_messages(ports: Ports, state: State | None, command: PostTranscript) -> PostTranscript:
-    """`command` with the messages of the session that its transcript begins with. Raises TooLarge."""
-    if state is None or state.session.message_count == 0:
+    """`command` with the messages of the session that its transcript begins with, or continues.
+
+    Raises TooLarge, UnknownMessage, InvalidMessage.
+    """
+    if state is None:
+        return command
+    if not command.is_matched:
+        return replace(command, known=await _load_continued(ports, state, command))
+    if state.session.message_count == 0:
         return command
     if ports.runner.rebuilding and (found := await _find_in_stream(ports, state, command)) is not None:
         return replace(command, known=found)
@@ -46,6 +55,22 @@ async def with_known_messages(ports: Ports, state: State | None, command: PostTr
         await ports.runner.wait_for((await ports.log.latest()).position)
         known = await _find_known(ports, state, command)
     return replace(command, known=known)
+
+
+async def _load_continued(ports: Ports, state: State, command: PostTranscript) -> tuple[ContextMessage, ...]:
+    """The branch that the transcript continues; of one that ends in a reply that is still written, only that reply: the
+    rest is loaded when the next one starts.
+    """
+    parent_id = state.session.head if command.parent_id is UNSET else command.parent_id
+    if parent_id is None:
+        return ()
+    if is_being_written(state, parent_id):
+        if command.transcript.messages[0].role == "tool":
+            raise rejections.SessionBusy("the reply that these results follow is still being written")
+        return (ContextMessage(parent_id, None, "assistant", ""),)
+    known = await load_whole_branch(ports, state, parent_id)
+    check_first_results(known, command)
+    return known
 
 
 async def _find_known(ports: Ports, state: State, command: PostTranscript) -> tuple[ContextMessage, ...]:

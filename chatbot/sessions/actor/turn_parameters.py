@@ -12,13 +12,14 @@ from projections.folds.message import MessageRow
 
 async def find_turn_parameters(ports: Ports, state: State, message_id: str) -> Parameters:
     """The parameters recorded for the turn of a reply or of a user's message, without the seed: with the seed the
-    model would write the same text again. Empty if their record is erased or belongs to another session.
+    model would write the same text again; and without what only that one response is. Empty if their record is erased
+    or belongs to another session.
     """
     if ports.runner.rebuilding:
         found = await _find_parameters_in_stream(ports, state.session.session_id, message_id)
     else:
         found = await _find_parameters_by_row(ports, state, message_id)
-    return replace(found or Parameters(), seed=None)
+    return replace(found or Parameters(), seed=None, response=None)
 
 
 async def _find_parameters_by_row(ports: Ports, state: State, message_id: str) -> Parameters | None:

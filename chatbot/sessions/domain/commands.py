@@ -118,6 +118,10 @@ class PostTranscript(Struct, frozen=True):
     only some of the messages that are new are recorded, because they are too many for one append. `known` are the
     session's own messages that the transcript begins with, root first. `end_user`: only a session of this user, or of
     none, is meant; None: of any. Otherwise as PostMessage.
+
+    `is_matched` False: all of the transcript is new and continues the branch of `parent_id`, whose messages are `known`
+    (unset: of the newest message of the selected branch; None: it begins at the root). `adds_only`: no reply is
+    requested.
     """
 
     transcript: Transcript
@@ -135,6 +139,10 @@ class PostTranscript(Struct, frozen=True):
     without_stop: bool = False
     known: tuple[ContextMessage, ...] = ()
     end_user: str | None = None
+    is_matched: bool = True
+    parent_id: str | UnsetType | None = UNSET
+    adds_only: bool = False
+    context_tokens: int | None = None
 
 
 class WithdrawMessage(Struct, frozen=True):

@@ -3,6 +3,8 @@
 All calls of a reply are answered by one message, so its calls are open, answered or closed, and nothing in between.
 """
 
+from collections.abc import Sequence
+
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import PostMessage, PostTranscript
 from chatbot.sessions.domain.context import ContextMessage, estimate_tokens
@@ -41,12 +43,34 @@ def check_transcript_size(
         detail = "the files have more bytes than the setting llm.request_media_max_bytes allows"
         raise rejections.InvalidMessage("$.messages", detail)
     limits = rules.context_limits(parameters, transcript.instructions, context_tokens)
-    if limits.size_tokens is None:
+    if limits.size_tokens is None or not parameters.whole_context:
         return
-    messages = (ContextMessage("", None, one.role, "", one.parts, calls="") for one in transcript.messages)
-    estimated = limits.other_tokens + sum(estimate_tokens(one, limits) for one in messages)
+    messages = [ContextMessage("", None, one.role, "", one.parts, calls="") for one in transcript.messages]
+    continued = () if command.is_matched else command.known
+    estimated = limits.other_tokens + sum(estimate_tokens(one, limits) for one in (*continued, *messages))
     if estimated > ESTIMATE_FACTOR * limits.size_tokens:
         raise rejections.ContextTooLong(estimated, limits.size_tokens)
+
+
+def check_first_results(known: Sequence[ContextMessage], command: PostTranscript) -> None:
+    """Raises InvalidMessage, CallsClosed if results with which the transcript begins are not of open calls of the reply
+    that it continues. Calls may stay without a result: the model is then told so.
+    """
+    transcript = command.transcript
+    first = transcript.messages[0]
+    if first.role != "tool":
+        return
+    path = transcript.paths[0] if transcript.paths else "$.messages[0]"
+    calls = call_ids_of(known[-1].parts) if known else ()
+    seen: set[str] = set()
+    for part in first.parts:
+        call_id = part.call_id if isinstance(part, ToolResult) else ""
+        if call_id not in calls or call_id in seen:
+            detail = "has a result already" if call_id in seen else "is no tool call of the reply that is continued"
+            raise rejections.InvalidMessage(f"{path}.call_id", detail)
+        seen.add(call_id)
+    if known[-1].calls == CLOSED:
+        raise rejections.CallsClosed
 
 
 def _check_media_size(command: PostMessage, bytes_max: int) -> None:

@@ -50,6 +50,22 @@ def plan_whole_reply(branch: Sequence[ContextMessage], request: ReplyRequested, 
     return _started([one for one in branch if has_content(one, send_reasoning=send_reasoning)], request, rules)
 
 
+def plan_cut_reply(
+    branch: Sequence[ContextMessage],
+    request: ReplyRequested,
+    rules: Rules,
+    system_prompt: str | None,
+    context_tokens: int | None,
+) -> ReplyStarted:
+    """The reply_started whose model is sent the newest messages of the whole branch `branch`, root first, that fit."""
+    limits = rules.context_limits(request.parameters, system_prompt, context_tokens)
+    context = select_context({one.message_id: one for one in branch}, request.parent_id, limits)
+    if context is None:
+        raise LookupError(f"the branch of message {request.parent_id} has a gap")
+    started = _started(context.messages, request, rules)
+    return replace(started, joined=rules.unanswered == "join", context_left_out=context.left_out)
+
+
 def _started(messages: Sequence[ContextMessage], request: ReplyRequested, rules: Rules) -> ReplyStarted:
     model = request.parameters.model
     return ReplyStarted(

@@ -71,6 +71,23 @@ class MessageDigests(Struct, frozen=True):
 
 def read_transcript(sent: Sequence[TranscriptMessage]) -> Transcript:
     """The transcript that a client sent, message by message. Raises InvalidMessage, TooLarge."""
+    messages, paths = _merge_results(sent, continues=False)
+    first = next((index for index, one in enumerate(messages) if one.role != "system"), len(messages) - 1)
+    texts = [text_of(one.parts) for one in messages[:first]]
+    instructions = INSTRUCTIONS_SEPARATOR.join(texts) if texts else None
+    return Transcript(tuple(messages[first:]), instructions, tuple(paths[first:]))
+
+
+def read_added(sent: Sequence[TranscriptMessage], instructions: str | None, *, continues: bool) -> Transcript:
+    """Messages that a client adds to a conversation, system messages included. `continues`: there may be a reply before
+    them, of whose calls the first ones may be results. Raises InvalidMessage, TooLarge.
+    """
+    messages, paths = _merge_results(sent, continues=continues)
+    return Transcript(tuple(messages), instructions, tuple(paths))
+
+
+def _merge_results(sent: Sequence[TranscriptMessage], *, continues: bool) -> tuple[list[TranscriptMessage], list[str]]:
+    """The messages that say something, consecutive results as one, and the path of each."""
     if len(sent) > MESSAGES_MAX:
         raise rejections.TooLarge(f"a request may have at most {MESSAGES_MAX} messages")
     messages: list[TranscriptMessage] = []
@@ -85,14 +102,11 @@ def read_transcript(sent: Sequence[TranscriptMessage]) -> Transcript:
         else:
             messages.append(message)
             paths.append(path)
-        if message.role == "tool":
+        if message.role == "tool" and not (continues and len(messages) == 1):
             _check_result(messages, path)
     if not messages:
         raise rejections.InvalidMessage("$.messages", "must have a message that says something")
-    first = next((index for index, one in enumerate(messages) if one.role != "system"), len(messages) - 1)
-    texts = [text_of(one.parts) for one in messages[:first]]
-    instructions = INSTRUCTIONS_SEPARATOR.join(texts) if texts else None
-    return Transcript(tuple(messages[first:]), instructions, tuple(paths[first:]))
+    return messages, paths
 
 
 def _check(message: TranscriptMessage, path: str) -> None:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import CreateSession, Decision, PostTranscript
 from chatbot.sessions.domain.context import ContextMessage
-from chatbot.sessions.domain.model_request import plan_whole_reply
+from chatbot.sessions.domain.model_request import plan_cut_reply, plan_whole_reply
 from chatbot.sessions.domain.state import (
     Rules,
     State,
@@ -36,6 +36,9 @@ def post_transcript(state: State | None, command: PostTranscript, rules: Rules) 
         return Decision(rejection=refused)
     parameters = transcript_parameters(state, command, rules)
     added = list(_added_messages(command))
+    if command.adds_only:
+        *first, last = map(_imported, added)
+        return Decision(events=(*events, *first, with_idempotency_key(last, command.idempotency_key)))
     last_known = command.known[-1] if command.known else None
     if last_known is not None and last_known.calls == OPEN and (not added or added[0].role != "tool"):
         events.append(close_calls(last_known, "superseded"))
@@ -50,6 +53,11 @@ def post_transcript(state: State | None, command: PostTranscript, rules: Rules) 
     events.append(_request_event(command, added, request, rules))
     if state is not None and state.session.is_busy:
         return Decision(events=tuple(events))
+    if not parameters.whole_context:
+        prompt = state.settings.system_prompt if state is not None else None
+        return Decision(
+            events=(*events, plan_cut_reply(branch, request, rules, prompt, command.context_tokens)), messages=branch
+        )
     return Decision(events=(*events, plan_whole_reply(branch, request, rules)), messages=branch)
 
 
@@ -68,13 +76,14 @@ def created_event(command: CreateSession) -> SessionCreated:
 
 def transcript_parameters(state: State | None, command: PostTranscript, rules: Rules) -> Parameters:
     """As the request says, else as the session or the service does; with the transcript's system messages as
-    instructions, and all of it to be sent.
+    instructions, and all of it to be sent, unless the request says otherwise.
     """
     fallbacks = (rules.defaults,) if state is None else (state.settings.parameters, rules.defaults)
     merged = merge_parameters(
         command.parameters, *fallbacks, without_stop=command.without_stop, tokens_max=rules.tokens_max
     )
-    return replace(merged, instructions=command.transcript.instructions, whole_context=True)
+    is_whole = command.parameters.whole_context is not False
+    return replace(merged, instructions=command.transcript.instructions, whole_context=is_whole or None)
 
 
 def _request_event(
@@ -116,9 +125,10 @@ def _added_messages(command: PostTranscript) -> Iterator[ContextMessage]:
     """The messages that the session does not know, oldest first."""
     known = len(command.known)
     parent_id = command.known[-1].message_id if command.known else None
+    first = known if command.is_matched else 0
     messages = command.transcript.messages
     for depth, (message, message_id) in enumerate(
-        zip(messages[known:], command.message_ids[known:], strict=True), known + 1
+        zip(messages[first:], command.message_ids[first:], strict=True), known + 1
     ):
         yield added_message(message, message_id, parent_id, depth)
         parent_id = message_id

@@ -1,6 +1,7 @@
 """Requests that name a session or file: one of each operation in the OpenAPI document, valid but for the name."""
 
 import re
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,24 +19,49 @@ BODIES: dict[str, Any] = {
     "chat_stream": {"session_id": "SESSION", "message": "hi"},
     "v1_create_completion": {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]},
     "issue_ticket": {"session_id": "SESSION"},
+    "v1_create_response": {
+        "model": "fake-model",
+        "input": "hi",
+        "previous_response_id": "resp_SESSION_DIGITSREPLY_DIGITS",
+    },
+    "v1_count_input_tokens": {"input": "hi", "conversation": "SESSION"},
+    "v1_update_conversation": {"metadata": {"topic": "names"}},
+    "v1_add_items": {"items": [{"role": "user", "content": "hi"}]},
 }
 HEADERS = {"v1_create_completion": {"X-Session-Id": "SESSION"}}
 QUERIES = {"read_file": "?session_id=SESSION"}
 ALWAYS_GIVEN = frozenset({"issue_ticket"})  # a ticket of a session opens only what its key may read
+NAMES = (  # of parameters of paths, and what stands in their places
+    ("session_id", "SESSION"),
+    ("message_id", "MESSAGE"),
+    ("sha256", "FILE"),
+    ("conversation_id", "conv_SESSION_DIGITS"),
+    ("response_id", "resp_SESSION_DIGITSREPLY_DIGITS"),
+    ("item_id", "msg_MESSAGE_DIGITS_0"),
+)
 NOT_BY_OWNER = frozenset(  # need a scope that reaches all owners
     {"add_hold", "release_hold", "erase_sessions", "forget_ticket"}
 )
 
 
 class Named(Struct, frozen=True):
-    """Names to put in: of a session, a message in it, and a file."""
+    """Names to put in: of a session, a message in it, a file, and the reply to that message."""
 
     session_id: str
     message_id: str
     sha256: str
+    reply_id: str = str(uuid.UUID(int=0))
 
     def put_into(self, text: str) -> str:
+        for word, name in _digits(self):
+            text = text.replace(word, name)
         return text.replace("SESSION", self.session_id).replace("MESSAGE", self.message_id).replace("FILE", self.sha256)
+
+
+def _digits(named: Named) -> tuple[tuple[str, str], ...]:
+    """What stands in ids of /v1."""
+    ids = (("SESSION", named.session_id), ("MESSAGE", named.message_id), ("REPLY", named.reply_id))
+    return tuple((f"{word}_DIGITS", id_.replace("-", "")) for word, id_ in ids)
 
 
 class NamedRequest(Struct, frozen=True):
@@ -65,11 +91,12 @@ def named_requests() -> Iterator[NamedRequest]:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             name = operation["operationId"]
-            is_named = "{session_id}" in path or "{sha256}" in path or "SESSION" in str(BODIES.get(name, ""))
+            is_named = any(f"{{{one}}}" in path for one, _ in NAMES) or "SESSION" in str(BODIES.get(name, ""))
             if name in NOT_BY_OWNER | ALWAYS_GIVEN or not (is_named or name in HEADERS):
                 continue
             body = BODIES.get(name, {} if "requestBody" in operation else None)
-            for parameter, word in (("session_id", "SESSION"), ("message_id", "MESSAGE"), ("sha256", "FILE")):
-                path = path.replace(f"{{{parameter}}}", word)  # noqa: PLW2901
-            assert not re.search(r"[{}]", path), f"{path}: what does this name?"
-            yield NamedRequest(name, method.upper(), path, body)
+            named_path = path
+            for parameter, word in NAMES:
+                named_path = named_path.replace(f"{{{parameter}}}", word)
+            assert not re.search(r"[{}]", named_path), f"{named_path}: what does this name?"
+            yield NamedRequest(name, method.upper(), named_path, body)

@@ -47,7 +47,7 @@ from events.catalogue import (
 )
 from events.record import Metadata
 from events.schema.hold_events import Hold
-from events.schema.parameters import ContextLeftOut
+from events.schema.parameters import ContextLeftOut, ResponseOptions
 from events.schema.parts import Media, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult
 
 ASKED = Metadata(actor="tester", request_id="request-1")
@@ -68,6 +68,15 @@ ASKED_FOR = Parameters(
     send_reasoning=True,
     instructions="Be kind.",
     whole_context=True,
+    response=ResponseOptions(
+        delta_rule=1,
+        input_messages=2,
+        previous_response_id="resp_" + "0" * 64,
+        in_conversation=True,
+        background=True,
+        is_stored=False,
+        others={"metadata": {"topic": "weather"}},
+    ),
 )
 IMAGE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 IMAGE = Media(hashlib.sha256(IMAGE_BYTES).hexdigest(), "image/png", len(IMAGE_BYTES), "바다.png")

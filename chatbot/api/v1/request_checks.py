@@ -1,0 +1,40 @@
+"""What requests under /v1 have in common: the model that they name, the end user, and the headers of answers."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from chatbot.api.access.authorization import CALLER
+from chatbot.api.problems import Problem
+from chatbot.api.server.path_prefix import prefix_of
+from chatbot.api.services import SERVICES, Services
+from chatbot.api.v1.completion_views import MICROSECONDS
+from chatbot.api.v1.end_users import end_user_of
+from chatbot.llm.model_names import is_offered
+
+
+def check_model(services: Services, name: str) -> None:
+    """Raises Problem if the server's models are known, and this is none of them."""
+    provider = services.provider
+    if provider.lists_models and not is_offered(name, provider.models):
+        why = f"the model {name} does not exist; GET /v1/models lists the models"
+        raise Problem(404, "model-not-found", "Model not found", why, errors=[{"path": "$.model", "detail": why}])
+
+
+def end_user_of_request(request: web.Request, body_users: Mapping[str, str | None]) -> str | None:
+    """The end user whom the request names, as far as its caller is believed. Raises RequestFault."""
+    services = request.app[SERVICES]
+    settings = services.settings
+    is_trusted = request[CALLER].owner in settings.auth.front_ends
+    now_s = services.clock() / MICROSECONDS
+    return end_user_of(request.headers, body_users, settings.v1.user_jwt_secret, now_s, is_trusted=is_trusted)
+
+
+def reply_headers(request: web.Request, session_id: str, version: int, *, ignores_tools: bool) -> dict[str, str]:
+    """The session, the feed in which our own clients can follow the reply after `version`, and what the model did not
+    get.
+    """
+    prefix = prefix_of(request, request.app[SERVICES].settings.server)
+    feed = f"{prefix}/api/sessions/{session_id}/stream?after={version}"
+    ignored = {"X-Ignored-Fields": "tools"} if ignores_tools else {}
+    return {"X-Session-Id": session_id, "Content-Location": feed, **ignored}
