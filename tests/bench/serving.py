@@ -43,14 +43,20 @@ CASES = (
     Case("v1chat", "completion of /v1, C=16 (floor: chat)", "completion", 4.0, against="chat"),
     Case("v1burst", "streamed completion of /v1 in a burst, C=16", "completion_stream", 3.0, against="burst"),
     Case("ttft", "time to first text, C=1", "stream", 0.0, clients=1, unit="ms"),
+    Case("paced32", "streamed token, 32 sessions x 50 tokens/s", "stream", 1.1, 32, 20.0, "us/token"),
 )
+CURVE = tuple(  # only where named: the cost of a token by how many replies are written
+    Case(f"paced{count}", f"streamed token, {count} sessions x 50 tokens/s", "stream", 1.1, count, 20.0, "us/token")
+    for count in (1, 8, 16, 64, 128)
+)
+GAPS = ("gap_p50_ms", "gap_p99_ms")
 Round = dict[str, dict[str, float]]  # "<case> <floor or ours>" -> figures
 
 
 def run_round(number: int, bench: Bench) -> Round:
     """Every case on both, the floor first in one round and the product in the next."""
     found: Round = {}
-    known = {case.name: case for case in (*CASES, *bench.cases)}
+    known = {case.name: case for case in (*CASES, *CURVE, *bench.cases)}
     wanted = {"floor": {case.floor for case in bench.cases}, "ours": {case.name for case in bench.cases}}
     with tempfile.TemporaryDirectory(dir=bench.folder) as name, rig(Path(name), bench) as processes:
         for case in known.values():
@@ -83,8 +89,12 @@ def summary(case: Case, rounds: Sequence[Round]) -> dict[str, Any]:
     allowed = [(low + fsync + FIRST_TEXT_EXTRA_MS) / low for low, fsync in zip(floor, fsyncs_ms, strict=True)]
     goal = case.goal or tables.median_spread(allowed)[0]
     ratio = tables.median_spread(ratios)[0]
-    line = {"case": case.name, "title": case.title, "unit": case.unit, "floor": floor, "ours": ours}
-    return {**line, "ratios": ratios, "ratio": ratio, "goal": goal, "met": ratio <= goal}
+    line: dict[str, Any] = {"case": case.name, "title": case.title, "unit": case.unit, "floor": floor, "ours": ours}
+    line |= {"ratios": ratios, "ratio": ratio, "goal": goal, "met": ratio <= goal}
+    if case.delay_ms:
+        keys = {"floor": f"{case.floor} floor", "ours": f"{case.name} ours"}
+        line["gaps"] = [[one[keys[server]][gap] for one in rounds] for server in keys for gap in GAPS]
+    return line
 
 
 def report(lines: Sequence[dict[str, Any]]) -> str:
@@ -101,12 +111,19 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
     return tables.table(("work", "floor", "ours", "ratio", "goal", "met?"), rows)
 
 
+def gap_report(lines: Sequence[dict[str, Any]]) -> str:
+    """Between two pieces of a reply's text at a client; empty where no case has a model's pace."""
+    rows = [(one["title"], *(f"{tables.shown(gap)} ms" for gap in one["gaps"])) for one in lines if "gaps" in one]
+    return tables.table(("gap between tokens", "floor p50", "floor p99", "ours p50", "ours p99"), rows) if rows else ""
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="measured time of each case")
-    parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
+    every = names + [case.name for case in CURVE]
+    parser.add_argument("--cases", nargs="+", choices=every, default=names, metavar="CASE", help=", ".join(every))
     parser.add_argument("--protocol", choices=("midm", "openai"), default="midm", help="of the fake model")
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="environment of the product")
     parser.add_argument("--product", type=Path, default=ROOT / "run.py", help="run.py of another checkout")
@@ -126,7 +143,7 @@ def pin() -> tuple[int | None, int | None]:
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     bench = Bench(
-        cases=[case for case in CASES if case.name in options.cases],
+        cases=[case for case in (*CASES, *CURVE) if case.name in options.cases],
         rounds=options.rounds,
         seconds=options.seconds,
         protocol=options.protocol,
@@ -151,7 +168,7 @@ def conclude(bench: Bench, rounds: Sequence[Round], name: str) -> None:
     result = {"machine": machine, **how, "lines": lines, "rounds": rounds}
     path = tables.save(name, result)
     print(f"{tables.describe(machine)}; protocol {bench.protocol}, {len(rounds)} rounds of {bench.seconds:g} s\n")
-    print(report(lines), plot.serving(result, path.with_suffix(".png")), sep="\n\n")
+    print(report(lines), gap_report(lines), plot.serving(result, path.with_suffix(".png")), sep="\n\n")
 
 
 if __name__ == "__main__":

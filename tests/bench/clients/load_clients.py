@@ -58,6 +58,7 @@ class Measured:
     text_bytes: int = 0
     took_s: list[float] = field(default_factory=list)
     first_text_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)  # between a reply's pieces of text
 
 
 class Load:
@@ -98,6 +99,7 @@ class Load:
         seen = self.seen
         seen.took_s.clear()
         seen.first_text_s.clear()
+        seen.gaps_s.clear()
         began_s, driver_s, text_bytes = time.perf_counter(), time.process_time(), self._text_bytes()
         before = self._sample()
         await self._wait(self._plan.seconds)
@@ -115,6 +117,10 @@ class Load:
             self.seen.took_s.append(took_s)
             if first_text_s:
                 self.seen.first_text_s.append(first_text_s)
+
+    def waited(self, gap_s: float) -> None:
+        if not self.stopping:
+            self.seen.gaps_s.append(gap_s)
 
     def left(self) -> None:
         self._asking -= 1
@@ -174,6 +180,7 @@ class Client(asyncio.Protocol):
         self._length: int | None = None  # None: the body is chunked
         self._asked_s = 0.0
         self._first_text_s = 0.0
+        self._text_s = 0.0  # when the last text came
         self._busy = False
         self._transport: asyncio.Transport
 
@@ -208,13 +215,23 @@ class Client(asyncio.Protocol):
         received += data
         if not self._body_at and not self._read_head():
             return
-        if self._streamed and not self._first_text_s and FIRST_TEXT in received:
-            self._first_text_s = time.perf_counter() - self._asked_s
+        if self._streamed:
+            self._note_text(data)
         if self._length is None:
             if received.endswith(LAST_CHUNK, self._body_at):  # a head can end like that, too
                 self._end()
         elif len(received) >= self._body_at + self._length:
             self._end()
+
+    def _note_text(self, data: bytes) -> None:
+        """When text came; a frame that is cut by a read counts with the next one."""
+        now_s = time.perf_counter()
+        if not self._first_text_s:
+            if FIRST_TEXT in self._received:
+                self._first_text_s, self._text_s = now_s - self._asked_s, now_s
+        elif FIRST_TEXT in data:
+            self._load.waited(now_s - self._text_s)
+            self._text_s = now_s
 
     def _read_head(self) -> bool:
         end = self._received.find(b"\r\n\r\n")

@@ -125,7 +125,7 @@ def figures(seen: Measured, operations: float) -> dict[str, float]:
     """Names carry the units; the shares are of one core."""
     if not operations or not seen.took_s:
         raise LoadFailed("nothing was answered within the measured time: give it more --seconds")
-    first = seen.first_text_s or [0.0]
+    first, gaps = seen.first_text_s or [0.0], seen.gaps_s or [0.0]
     return {
         "operations": operations,
         "cpu_us": seen.server_cpu_s / operations * 1e6,
@@ -134,6 +134,8 @@ def figures(seen: Measured, operations: float) -> dict[str, float]:
         "p99_ms": tables.percentile(seen.took_s, 0.99) * 1000,
         "first_text_p50_ms": tables.percentile(first, 0.5) * 1000,
         "first_text_p99_ms": tables.percentile(first, 0.99) * 1000,
+        "gap_p50_ms": tables.percentile(gaps, 0.5) * 1000,
+        "gap_p99_ms": tables.percentile(gaps, 0.99) * 1000,
         "server_busy": seen.server_cpu_s / seen.seconds,
         "load_busy": seen.driver_cpu_s / seen.seconds,
         "model_busy": seen.model_cpu_s / seen.seconds,

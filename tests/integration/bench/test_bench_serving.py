@@ -12,7 +12,7 @@ from tests.bench.clients.serving_cases import Call
 from tests.bench.harness import plot, tables
 from tests.bench.harness.serving_rig import Bench, measure, rig, shape
 from tests.bench.servers.fake_model import words
-from tests.bench.serving import CASES, report, run_round, summary
+from tests.bench.serving import CASES, gap_report, report, run_round, summary
 
 SMALL = [replace(case, clients=min(case.clients, 4)) for case in CASES]
 TOKENS = 8
@@ -26,12 +26,14 @@ def thin(tmp_path: Path, *, protocol: str = "midm") -> Bench:
 
 def test_a_round_measures_every_case_on_the_product_and_on_the_floor(tmp_path: Path) -> None:
     found = run_round(0, thin(tmp_path))
-    both = {"paced256", "chat", "burst", "ttft"}
+    both = {"paced256", "paced32", "chat", "burst", "ttft"}
     assert set(found) == {f"{one} floor" for one in both} | {f"{case.name} ours" for case in CASES} | {"fsync ours"}
     assert all(one["cpu_us"] > 0 and one["rss_mib"] > 1 for name, one in found.items() if name != "fsync ours")
     assert found["paced256 ours"]["operations"].is_integer(), "whole tokens, though replies are cut by the window"
     lines = [summary(case, [found, found]) for case in SMALL]
     assert report(lines).count("\n") == 1 + len(CASES)
+    assert gap_report(lines).count("\n") == 1 + sum(case.delay_ms > 0 for case in CASES)
+    assert found["paced256 floor"]["gap_p50_ms"] > 0, "gaps between tokens are measured on both"
     result = {"machine": tables.machine(), "protocol": "midm", "lines": lines}
     said = plot.serving(result, tmp_path / "serving.png")
     assert (tmp_path / "serving.png").exists() == (find_spec("matplotlib") is not None), said
