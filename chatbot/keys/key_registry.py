@@ -61,7 +61,7 @@ class KeyRegistry:
     @property
     def is_open(self) -> bool:
         """Whether there is no authentication: no key is configured, and none was ever recorded."""
-        return not self._configured and self._recorded.is_empty
+        return not self._configured and not self._recorded.version
 
     @property
     def is_current(self) -> bool:

@@ -57,15 +57,10 @@ class KeyState(Struct, frozen=True):
 
 
 class RecordedKeys(Struct, frozen=True):
-    """The state of the stream `keys` at `version`."""
+    """The state of the stream `keys` at `version`; 0: no key was ever recorded."""
 
     version: int = 0
     keys: Mapping[str, KeyState] = {}
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no key was ever recorded."""
-        return not self.version
 
 
 def fold(state: RecordedKeys, events: Iterable[tuple[KeyEvent, int]]) -> RecordedKeys:

@@ -20,6 +20,7 @@ from events.record import Head
 from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, depended_streams, plan
 from events.storage.group_commit import HeadNotifier
 from events.storage.incomplete_log import WritingCommand
+from events.storage.newest_events import NewestEvents
 from events.storage.sqlite.batched_connection import Call, run_in_thread
 from events.storage.sqlite.sqlite_errors import explain, is_connection_error, is_corrupt, unavailable
 from events.storage.sqlite.sqlite_media_schema import consume_uploads, delete_unused, find_missing
@@ -60,6 +61,7 @@ class SqliteBatchStore:
 
     def __init__(self, path: Path, options: LogOptions, command: WritingCommand | None = None) -> None:
         self.head = HeadNotifier(Head(0, GENESIS))
+        self.newest = NewestEvents()  # empty where other processes append, too
         self.wal_clean = asyncio.Event()  # not set: a file may hold content that was erased
         self._has_unused_media = True  # perhaps, as a crash may have left some
         self.damage: str | None = None
@@ -192,6 +194,7 @@ class SqliteBatchStore:
     async def close(self) -> None:
         """Empty the write-ahead log, erasures or not, and close the connection."""
         self.head.close("the log is closed")
+        self.newest.clear()
         if self._connection is not None:
             self._request_empty_wal()
             self._has_unused_media = False  # what is left is deleted when the log is opened again
@@ -327,6 +330,7 @@ class SqliteBatchStore:
                 self.head.advance(planned.head)
                 self._wal_checkpointer.note_growth(len(planned.rows), sum(append.size for append in batch))
                 await self._acknowledge(loss)
+                self.newest.add(batch, planned.outcomes)
                 # Each stream's first append has passed the triggers, so every conflict that was found with it is one.
                 return planned.outcomes
             await self._reload(connection)
