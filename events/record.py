@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from events.catalogue import LoggedEvent
+from events.catalogue import CONTENT_REMOVING_TYPES, RESERVED_STREAMS, LoggedEvent
 
 
 class Metadata(Struct, frozen=True, omit_defaults=True):
@@ -60,6 +60,12 @@ VERSION_MAX = 2**53  # the largest integer that every JSON reader represents exa
 Columns = tuple[Any, ...]  # those of a row, in the order of StoredRow
 POSITION, STREAM, VERSION, TYPE, SCHEMA_VERSION, DATA, SALT = 0, 1, 2, 3, 4, 7, 8  # indexes in Columns
 RawColumns = tuple[Any, ...]  # the same, with texts as the bytes in the store, UTF-8 or not
+
+
+# Every process is told of events of these types and of these streams, whatever it holds: caches may have content that
+# was removed, and keys and holds are known everywhere.
+TOLD_TYPES = CONTENT_REMOVING_TYPES
+TOLD_STREAMS = frozenset(RESERVED_STREAMS)
 
 
 class EventHeader(Struct, frozen=True):

@@ -2,14 +2,8 @@
 
 from collections.abc import Sequence
 
-from events.catalogue import CONTENT_REMOVING_TYPES, RESERVED_STREAMS
 from events.log import AppendListener
-from events.record import EventHeader
-
-# Every process is told of events of these types and of these streams, whatever it holds: caches may have content that
-# was removed, and keys and holds are known everywhere.
-TOLD_TYPES = CONTENT_REMOVING_TYPES
-TOLD_STREAMS = frozenset(RESERVED_STREAMS)
+from events.record import TOLD_STREAMS, TOLD_TYPES, EventHeader
 
 
 def is_told_to_all(stream_id: str, kind: str) -> bool:

@@ -16,11 +16,11 @@ import msgspec
 
 from events.errors import LogUnavailable
 from events.log import AppendListener
-from events.record import EventHeader, Head
+from events.record import TOLD_STREAMS, TOLD_TYPES, EventHeader, Head
 from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import ANSWER_TIMEOUT_S, FAILURES, Database, close_gracefully
 from events.storage.postgres.stream_holders import CALL_HOLD, CHECK, FOLLOWS, HEARS, MISSED, VERSIONS
-from events.subscriptions import TOLD_STREAMS, TOLD_TYPES, AppendListeners
+from events.subscriptions import AppendListeners
 
 POLL_S = 2.0  # between looks at what a notification should have told
 BATCH_MAX = 500  # streams that are held, released or looked at in one statement

@@ -11,7 +11,7 @@ they append is told to holders by a trigger, which connections of this version t
 
 from collections.abc import Iterable
 
-from events.subscriptions import TOLD_STREAMS, TOLD_TYPES
+from events.record import TOLD_STREAMS, TOLD_TYPES
 
 NAME = "events_holders"
 HEARS, FOLLOWS = "", "*"  # in place of a stream's id
