@@ -61,6 +61,7 @@ class RemoteLog(SqliteQueries):
         self._clock, self._random_bytes = sources
         self._gate = gate
         self._closed: asyncio.Task[None] | None = None
+        self._newest_read = 0  # a position: the writer publishes it soon after readers can see it
         self._missed: asyncio.Task[None] | None = None  # reports events that were appended without a connection
         self.media = RemoteMedia(pool, self._clock, self._ask)
 
@@ -82,17 +83,17 @@ class RemoteLog(SqliteQueries):
         `busy_timeout_s` at most. Otherwise as SqliteLog.open.
         """
         options, observe = options or LogOptions(), observe or NoObserver()
-        database = await asyncio.to_thread(database_file, path, read_only=True)
-        connection = WriterConnection(address, options, observe, name_of_process(), program)
-        pool = SqliteReadPool(database, options)
+        connection, pool = WriterConnection(address, options, observe, name_of_process(), program), None
         try:
-            await connection.open()
+            await connection.open()  # first: the writer may have to create the file
+            pool = SqliteReadPool(await asyncio.to_thread(database_file, path, read_only=True), options)
             await pool.open()
         except BaseException as error:
             await connection.close()
-            await pool.close()
+            if pool is not None:
+                await pool.close()
             if isinstance(error, sqlite3.Error):
-                raise unusable(error, database) from error
+                raise unusable(error, path) from error
             if isinstance(error, LogUnavailable):
                 raise LogUnusable(str(error)) from error
             raise
@@ -163,8 +164,8 @@ class RemoteLog(SqliteQueries):
         return self._positions.head()
 
     async def latest(self) -> Head:
-        """As EventLog.latest."""
-        return self._positions.head()
+        """As EventLog.latest: the head has everything that was acknowledged or read by this process before."""
+        return await self.wait(self._newest_read - 1)
 
     @property
     def is_shared(self) -> bool:
@@ -243,6 +244,14 @@ class RemoteLog(SqliteQueries):
         if self._gate is not None:
             await self._gate.admit(events)
         return await self._connection.submit(prepare(events, context, self._random_bytes))
+
+    async def _events(
+        self, query: str, values: Sequence[Any], *, is_long: bool, bytes_max: int | None = None
+    ) -> list[RecordedEvent]:
+        events = await super()._events(query, values, is_long=is_long, bytes_max=bytes_max)
+        if events:
+            self._newest_read = max(self._newest_read, events[0].position, events[-1].position)
+        return events
 
     async def _await_clean_wal(self) -> None:
         """Wait until no file holds erased content, for `erase_wait_s` at most."""

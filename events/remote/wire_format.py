@@ -28,6 +28,7 @@ from events.storage.append_batch import PendingAppend
 PROTOCOL = 1  # what this program speaks
 PROTOCOL_MIN = 1  # the oldest that it understands
 FRAME_BYTES_MAX = 256 * 1024 * 1024  # an append alone in its frame may be longer than the queue may hold
+APPEND_BYTES_MAX = FRAME_BYTES_MAX // 2  # of its content: there is room for its metadata
 APPENDS_BYTES = 1024 * 1024  # content of the appends in one frame, about: the writer begins with the first meanwhile
 
 _HEADER = struct.Struct(">IB")  # the length of what follows the header, and the kind

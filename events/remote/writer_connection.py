@@ -16,6 +16,7 @@ from events.log_observer import LogObserver
 from events.options import LogOptions
 from events.record import EventHeader, RecordedEvent
 from events.remote.wire_format import (
+    APPEND_BYTES_MAX,
     APPENDS_BYTES,
     PROTOCOL,
     PROTOCOL_MIN,
@@ -37,7 +38,8 @@ from events.storage.append_batch import PendingAppend, recorded_events
 from events.subscriptions import AppendListeners
 
 RETRY_S = (0.01, 0.5)  # between attempts to connect: the first pause and the longest
-EXPIRY_CHECK_S = 0.1  # between looks for callers that have waited too long, while there is no writer
+EXPIRY_CHECK_S = 0.1  # between looks for callers that have waited too long
+ANSWER_TIMEOUT_S = 30.0  # a writer that has said nothing for so long, while an append waits, is taken for dead
 REQUESTS_MAX = 1_000  # that may wait for their answers
 NOTHING_RECORDED = "nothing was recorded"
 UNKNOWN = "whether this was recorded is unknown: read the stream again"
@@ -89,7 +91,7 @@ class WriterConnection:
         self._hello = Hello(PROTOCOL, PROTOCOL_MIN, name, program)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None  # once the writer has said welcome
-        self._lost_s = self._loop.time()  # since when there is no connection
+        self._lost_s = self._heard_s = self._loop.time()  # when there was a connection, and when it said something
         self._reason = "the process that writes the log does not answer"
         self._numbers = count(1)
         self._appends: dict[int, _WaitingAppend] = {}  # by number; those from `_unsent` on are not sent yet
@@ -104,7 +106,7 @@ class WriterConnection:
         self._closed: str | None = None
         self._drained = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._expiry: asyncio.Task[None] | None = None
+        self._check: asyncio.Task[None] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -115,7 +117,7 @@ class WriterConnection:
         connected = asyncio.Event()
         self.on_connected.append(connected.set)
         self._task = self._loop.create_task(self._stay_connected(), name="log-connection")
-        self._expiry = self._loop.create_task(self._expire_while_lost(), name="log-connection-expiry")
+        self._check = self._loop.create_task(self._check_waiting(), name="log-connection-check")
         try:
             async with asyncio.timeout(self._options.busy_timeout_s):
                 await connected.wait()
@@ -130,6 +132,8 @@ class WriterConnection:
             raise self._refuse(LogUnavailable("the log is closing"), "closing")
         if len(append.contents) > self._options.append_batch_max:
             raise ValueError(f"an append may hold at most {self._options.append_batch_max} events")
+        if append.size > APPEND_BYTES_MAX:
+            raise ValueError(f"an append may hold at most {APPEND_BYTES_MAX:,} bytes")
         waiting = len(self._appends)
         full = self._append_bytes + append.size > self._options.append_queue_bytes
         if waiting >= self._options.append_queue_max or (waiting and full):
@@ -182,10 +186,11 @@ class WriterConnection:
     async def close(self) -> None:
         """Refuse what comes, wait for the outcomes of the appends that wait, and hang up."""
         self.refuse()
-        if self._appends:
+        while self._appends:
+            self._drained.clear()
             await self._drained.wait()
         self._closed = "the log is closed"
-        tasks = [task for task in (self._task, self._expiry) if task is not None]
+        tasks = [task for task in (self._task, self._check) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -240,6 +245,7 @@ class WriterConnection:
 
     def received(self, kind: int, content: memoryview) -> None:
         """As Receiver.received."""
+        self._heard_s = self._loop.time()
         if kind == Kind.OUTCOMES:
             self._resolve(_outcomes.decode(content))
         elif kind == Kind.ANSWER:
@@ -329,11 +335,15 @@ class WriterConnection:
         self._unsent = self._next
         yield appends_frame(first, batch, in_doubt=is_in_doubt)
 
-    async def _expire_while_lost(self) -> None:
+    async def _check_waiting(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_CHECK_S)
             if self._transport is None:
                 self._expire()
+            elif self._appends:
+                oldest = next(iter(self._appends.values()))
+                if max(oldest.since_s, self._heard_s) < self._loop.time() - ANSWER_TIMEOUT_S:
+                    self._transport.abort()
 
     def _expire(self) -> None:
         """Refuse what has waited for a writer for `busy_timeout_s`."""

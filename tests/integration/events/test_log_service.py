@@ -1,0 +1,314 @@
+"""The process that writes a log, and those that append through its socket: what happens when one of them ends, does not
+read, or is of another version.
+"""
+
+import asyncio
+import socket
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import chain, repeat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events.errors import LogBusy, LogUnavailable, LogUnusable, OutcomeUnknown
+from events.options import LogOptions
+from events.record import EventHeader, Head
+from events.remote import remote_client, writer_connection
+from events.remote.remote_client import RemoteClient
+from events.remote.remote_log import RemoteLog
+from events.remote.wire_format import PROTOCOL, FrameReader, Hello, Holds, Kind, Status, Welcome, frame
+from tests.support.log.log_service import LogService
+from tests.support.log.log_texts import ALL, fill, texts
+from tests.support.log.media import file_bytes, put, read
+from tests.support.log.sample_events import ASKED, deleted, posted
+from tests.support.programs.cutting_proxy import NEVER, Cut, CuttingProxy
+
+SHORT_TIMEOUTS = LogOptions(busy_timeout_s=0.2, erase_wait_s=0.1)
+GIVE_UP_S = 20.0
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[LogService]:
+    service = LogService(tmp_path / "log.db")
+    yield service
+    await service.close()
+
+
+@asynccontextmanager
+async def connected_over(service: LogService, *cuts: Cut) -> AsyncIterator[tuple[RemoteLog, CuttingProxy]]:
+    """A client whose connections are cut as planned."""
+    proxy = CuttingProxy(service.address, cuts)
+    await proxy.start()
+    try:
+        log = await RemoteLog.open(service.path, proxy.address, service.positions, LogOptions(busy_timeout_s=GIVE_UP_S))
+        yield log, proxy
+        await log.close()
+    finally:
+        await proxy.stop()
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.headers: list[EventHeader] = []
+        self.held: list[tuple[str, int]] = []
+        self.changed = asyncio.Event()
+
+    def on_appended(self, headers: Sequence[EventHeader]) -> None:
+        self.headers += headers
+        self.changed.set()
+
+    def on_held(self, stream_id: str, version: int) -> None:
+        self.held.append((stream_id, version))
+        self.changed.set()
+
+    async def next(self) -> None:
+        async with asyncio.timeout(GIVE_UP_S):
+            await self.changed.wait()
+        self.changed.clear()
+
+
+async def test_callers_do_not_notice_that_the_writer_is_replaced(service: LogService) -> None:
+    await service.start()
+    log, version = await service.connect(), 0
+    is_over = False
+
+    async def append() -> None:
+        nonlocal version
+        while not is_over:
+            await log.append("a", version, [posted(str(version))], ASKED)
+            version += 1
+
+    appending = asyncio.create_task(append())
+    for _ in range(3):
+        while len(await log.read("a", limit=ALL)) < version:
+            await asyncio.sleep(0)
+        await service.stop()
+        await service.start()
+    is_over = True
+    await appending
+    assert texts(await log.read("a", limit=ALL)) == [str(number) for number in range(version)]
+
+
+async def test_without_a_writer_callers_wait_and_are_told_what_is_known(service: LogService) -> None:
+    await service.start()
+    log = await service.connect(SHORT_TIMEOUTS)
+    await service.stop()
+    results = await asyncio.gather(
+        log.append("a", 0, [posted("x")], ASKED), log.check_writable(), log.request("any"), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [LogUnavailable] * 3
+    assert "nothing was recorded" in str(results[0])
+    assert not log.is_connected
+    await log.close()
+    await service.start()
+    assert (await service.connect()).head().position == 0
+
+
+async def test_an_append_whose_answer_is_lost_with_the_writer_is_of_unknown_outcome(service: LogService) -> None:
+    await service.start()
+    greeting = frame(Kind.WELCOME, Welcome(PROTOCOL, "unknown")) + frame(Kind.STATUS, Status())
+    proxy = CuttingProxy(service.address, chain([(NEVER[0], len(greeting) + 1)], repeat((0, 0))))
+    await proxy.start()
+    log = await RemoteLog.open(service.path, proxy.address, service.positions, SHORT_TIMEOUTS)
+    with pytest.raises(OutcomeUnknown):
+        await log.append("a", 0, [posted("x")], ASKED)
+    assert texts(await log.read_all(limit=ALL)) == ["x"]
+    await log.close()
+    await proxy.stop()
+
+
+async def test_a_connection_over_which_the_writer_says_nothing_for_long_is_replaced(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_connection, "ANSWER_TIMEOUT_S", 0.1)
+    await service.start()
+    log = await service.connect()
+    assert service.server is not None
+    for client in service.server.clients:
+        monkeypatch.setattr(client, "data_received", lambda _data: None)
+    async with asyncio.timeout(GIVE_UP_S):
+        await fill(log, "a", "1")
+
+
+async def test_a_log_is_not_opened_without_a_writer(service: LogService) -> None:
+    with pytest.raises(LogUnusable, match="does not answer"):
+        await service.connect(SHORT_TIMEOUTS)
+    service.listener.close()
+    with pytest.raises(LogUnusable, match="cannot be reached"):
+        await service.connect(SHORT_TIMEOUTS)
+
+
+async def test_programs_whose_protocols_have_nothing_in_common_say_so(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.start()
+    monkeypatch.setattr(writer_connection, "PROTOCOL_MIN", PROTOCOL + 1)
+    monkeypatch.setattr(writer_connection, "PROTOCOL", PROTOCOL + 3)
+    with pytest.raises(LogUnusable, match=f"speaks protocols 1 to {PROTOCOL}, this one .* {PROTOCOL + 1} to"):
+        await service.connect(SHORT_TIMEOUTS)
+
+
+async def test_a_later_program_is_answered_in_the_protocol_of_the_writer(service: LogService) -> None:
+    await service.start()
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(raw, service.address)
+        await loop.sock_sendall(raw, frame(Kind.HELLO, [PROTOCOL + 3, 1, "name", "9.9", "of a later program"]))
+        ((kind, content), *_) = FrameReader().feed(await loop.sock_recv(raw, 65_536))
+    assert kind == Kind.WELCOME
+    assert msgspec.msgpack.decode(content, type=Welcome) == Welcome(PROTOCOL, "unknown")
+
+
+async def test_a_client_that_does_not_read_is_cut_off_and_disturbs_nobody(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_client, "UNREAD_BYTES_MAX", 10_000)
+    await service.start()
+    log = await service.connect()
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.setblocking(False)
+        loop = asyncio.get_running_loop()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(raw, service.address)
+        await loop.sock_sendall(raw, frame(Kind.HELLO, Hello(PROTOCOL, PROTOCOL, "stopped", "1")))
+        await loop.sock_sendall(raw, frame(Kind.HOLDS, Holds(["a" * 200], [])))
+        assert service.server is not None
+        while len(service.server.clients) < 2:
+            await asyncio.sleep(0)
+        version = 0
+        while len(service.server.clients) == 2:
+            recorded = await log.append("a" * 200, version, [posted("x")] * 500, ASKED)
+            version = recorded[-1].version
+    assert [client.name for client in service.server.clients] != ["stopped"]
+    assert (await log.latest()).position == version
+
+
+async def test_frames_that_are_no_frames_end_their_connection_only(service: LogService) -> None:
+    await service.start()
+    log = await service.connect()
+    loop = asyncio.get_running_loop()
+    for nonsense in (b"\xff" * 64, frame(Kind.HELLO, "hello"), frame(Kind.APPENDS, [])):
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.setblocking(False)
+            await loop.sock_connect(raw, service.address)
+            await loop.sock_sendall(raw, nonsense)
+            async with asyncio.timeout(GIVE_UP_S):
+                assert await loop.sock_recv(raw, 1) == b""
+    await fill(log, "a", "1")
+
+
+async def test_what_was_missed_while_the_connection_was_broken_is_reported_after_it(service: LogService) -> None:
+    await service.start()
+    other, heard = await service.connect(), Heard()
+    await fill(other, "a", "1")
+    await fill(other, "b", "1")
+    async with connected_over(service) as (log, proxy):
+        log.listen(heard)
+        log.hold("a")
+        await heard.next()
+        assert heard.held == [("a", 1)]
+        await proxy.stop()
+        await other.append("a", 1, [posted("2")], ASKED)
+        await other.erase("b", 1, deleted(), ASKED)
+        await other.append("c", 0, [posted("3")], ASKED)
+        await proxy.start()
+        while len(heard.held) < 2 or not heard.headers:
+            await heard.next()
+        assert heard.held == [("a", 1), ("a", 2)]
+        assert [(one.stream_id, one.version) for one in heard.headers] == [("b", 2)]
+
+
+async def test_an_upload_goes_on_over_the_next_connection(service: LogService) -> None:
+    await service.start()
+    content = file_bytes(3_000_000)
+    cuts = [(400_000, NEVER[1]), (NEVER[0], 150), (1_200_000, NEVER[1]), (700_000, 160), NEVER]
+    async with connected_over(service, *cuts) as (log, proxy):
+        stat = await put(log, content)
+        assert await read(log, stat.sha256) == content
+        assert proxy.connections > 2
+        assert await log.media.left_bytes() == 0
+
+
+async def test_the_state_of_the_log_is_known_to_its_clients(service: LogService) -> None:
+    log = await service.start(SHORT_TIMEOUTS)
+    client = await service.connect(SHORT_TIMEOUTS)
+    await fill(client, "a", "1")
+    reader = sqlite3.connect(service.path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM events").fetchone()
+    await client.erase("a", 1, deleted(), ASKED)
+    assert client.erasure_pending
+    reader.close()
+    async with asyncio.timeout(GIVE_UP_S):
+        while client.erasure_pending:
+            await asyncio.sleep(0.05)
+    assert not log.erasure_pending
+    service.path.unlink()
+    async with asyncio.timeout(GIVE_UP_S):
+        while client.damage is None:
+            await asyncio.sleep(0.05)
+    with pytest.raises(LogUnavailable, match="deleted or replaced"):
+        await client.append("a", 2, [posted("2")], ASKED)
+
+
+async def test_further_requests_are_answered_and_messages_pushed(service: LogService) -> None:
+    left: list[str] = []
+
+    async def greet(client: RemoteClient, body: bytes) -> bytes:
+        client.push("news", b"to " + body)
+        if body == b"nobody":
+            raise LogBusy("nobody is here")
+        if body == b"bug":
+            raise KeyError(body)
+        return b"hello " + body
+
+    await service.start(handlers={"greet": greet})
+    assert service.server is not None
+    service.server.on_client_closed.append(lambda client: left.append(client.program))
+    client, pushed, connections = await service.connect(), list[bytes](), list[bool]()
+    client.on_push("news", pushed.append)
+    client.on_connected(lambda: connections.append(True))
+    assert await client.request("greet", b"you") == b"hello you"
+    assert pushed == [b"to you"]
+    with pytest.raises(LogBusy, match="nobody is here"):
+        await client.request("greet", b"nobody")
+    with pytest.raises(LogUnavailable, match="KeyError"):
+        await client.request("greet", b"bug")
+    with pytest.raises(LogUnavailable, match="has no 'missing'"):
+        await client.request("missing")
+    await service.stop()
+    assert left == ["unknown"]
+    await service.start(handlers={"greet": greet})
+    assert await client.request("greet", b"again") == b"hello again"
+    assert connections == [True, True]
+
+
+async def test_a_request_whose_answer_takes_too_long_is_given_up(service: LogService) -> None:
+    async def wait(_client: RemoteClient, _body: bytes) -> bytes:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # never
+
+    await service.start(handlers={"wait": wait})
+    client = await service.connect()
+    with pytest.raises(LogUnavailable, match="in time"):
+        await client.request("wait", timeout_s=0.01)
+
+
+async def test_the_latest_head_has_what_this_process_has_read(service: LogService) -> None:
+    """Readers can see a commit for a moment before its writer publishes the head."""
+    await service.start()
+    log = await service.connect()
+    await fill(log, "a", "1", "2")
+    head = log.head()
+    service.positions.set_head(Head(1, bytes(32)))
+    await log.read("a", limit=ALL)
+    asked = asyncio.create_task(log.latest())
+    await asyncio.sleep(0.01)
+    assert not asked.done()
+    service.positions.set_head(head)
+    assert await asked == head
