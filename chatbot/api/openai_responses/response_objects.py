@@ -40,7 +40,7 @@ class ReasoningView(Struct, frozen=True):
 
 class TextView(Struct, frozen=True):
     format: dict[str, Any]
-    verbosity: str | None
+    verbosity: str
 
 
 class InputTokensDetails(Struct, frozen=True):
@@ -193,7 +193,7 @@ def response_view(
         service_tier="default",
         store=options.is_stored,
         temperature=1 if parameters.temperature is None else parameters.temperature,
-        text=TextView(_text_format(parameters.response_format), extra.get("verbosity")),
+        text=TextView(_text_format(parameters.response_format), extra.get("verbosity") or "medium"),
         tool_choice=_tool_choice(parameters.tool_choice),
         tools=[_tool(tool) for tool in parameters.tools or ()],
         top_logprobs=0,

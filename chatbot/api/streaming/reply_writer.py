@@ -81,7 +81,9 @@ class ReplyWriter:
             await stream.close(self._view.nothing_new())
             return
         if self._phase is ReplyPhase.START:
-            await stream.send(self._view.start(self._version, self._offset_ahead) + self._encode_new_text())
+            first = self._view.start(self._version, self._offset_ahead) + self._encode_new_text()
+            if first:  # else the reader has had all of it: an empty chunk would end the stream
+                await stream.send(first)
         await self._flush_scheduler.stream_updates(stream, self._take_news, reply.signal)
         await stream.close(self._encode_new_text() + self._encode_end())
 

@@ -31,7 +31,10 @@ TESTED_BLOCKS = {
     ("chatbot/anchors/README.md", "toml"): 2,  # test_anchors_in_documents.py
     ("chatbot/anchors/README.md", "sh"): 1,  # commands and options here, what they do in test_anchors_*.py
     ("chatbot/api/README.md", "js"): 2,  # test_readme_clients.py, test_client_documents.py
-    ("chatbot/api/README.md", "python"): 2,  # test_readme_clients.py, test_client_documents.py
+    (
+        "chatbot/api/README.md",
+        "python",
+    ): 3,  # test_readme_clients.py, test_*_documents.py, test_responses_clients.py
     ("chatbot/api/README.md", "sh"): 1,  # test_client_documents.py
     ("chatbot/api/README.md", "yaml"): 2,  # test_client_documents.py
     (

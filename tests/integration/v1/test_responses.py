@@ -109,25 +109,29 @@ async def test_a_stored_response_has_the_same_events_after_any_number(
         assert await events_of(service, response_id, number) == first[number + 1 :]
 
 
-async def test_a_reader_in_the_middle_gets_the_rest_while_it_is_written(service: Running, model: ModelServer) -> None:
+@pytest.mark.parametrize("after", [3, 4])  # 4: the reader has all that there is
+async def test_a_reader_in_the_middle_gets_the_rest_while_it_is_written(
+    service: Running, model: ModelServer, after: int
+) -> None:
     model.script(pieces=("one ", "two ", "three ", "four."), hold_after=2)
     answer = await service.client.post("/v1/responses", json={"model": MODEL, "input": "Go.", "background": True})
     response = answer.json()
     assert response["status"] in ("queued", "in_progress")
     assert response["background"] is True
     await model.wait_requests()
-    url = f"/v1/responses/{response['id']}?stream=true&starting_after=3"
+    url = f"/v1/responses/{response['id']}?stream=true"
     async with service.client.stream("GET", url) as reader:
-        lines = reader.aiter_lines()
-        got: list[dict[str, Any]] = []
-        async for line in lines:
-            if line.startswith("data: {"):
-                got.append(json.loads(line.removeprefix("data: ")))
-                if len(got) == 1:  # the second piece may go on, and is held back
-                    model.release()
-    assert "".join(event.get("delta", "") for event in got) == "one two three four."
-    assert numbers(got) == list(range(4, 4 + len(got)))
-    assert got == (await events_of(service, response["id"]))[4:]
+        async for line in reader.aiter_lines():
+            if '"delta":"one "' in line:  # the second piece may go on, and is held back
+                break
+    async with service.client.stream("GET", f"{url}&starting_after={after}") as reader:
+        model.release()
+        lines = [line async for line in reader.aiter_lines() if line.startswith("data: {")]
+    got = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert numbers(got) == list(range(after + 1, after + 1 + len(got)))
+    events = await events_of(service, response["id"])
+    assert got == events[after + 1 :]
+    assert "".join(event.get("delta", "") for event in events) == "one two three four."
 
 
 async def test_a_cancelled_response_keeps_its_text_and_may_be_cancelled_again(
