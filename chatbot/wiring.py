@@ -7,6 +7,7 @@ First what each part takes from the settings (pure, but for the node's name), th
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -52,8 +53,9 @@ from chatbot.sessions.session_queries import SessionQueries
 from chatbot.sessions.stateless_limit import StatelessLimit
 from chatbot.workers.worker import Worker
 from chatbot.writer.checked_log import open_process_log
-from chatbot.writer.process_projections import fetch_writer_metrics, open_projections
-from chatbot.writer.storage_options import log_options
+from chatbot.writer.process_projections import fetch_writer_metrics, follow_writer
+from chatbot.writer.storage_options import log_options, runner_options
+from chatbot.writer.unused_projections import delete_unused_files
 from events.catalogue import Parameters
 from events.factory import now_us, open_log
 from events.log import EventLog
@@ -142,10 +144,12 @@ async def compose(
     observer = AnchorMetrics(metrics)
     anchoring = await start_anchoring(settings, stack, storage.log, observer, is_first_worker=is_first_worker)
     infrastructure = _Infrastructure(metrics, storage, model, feeds, node, anchoring)
-    sessions = await _start_sessions(settings, stack, infrastructure)
-    services = _make_services(
-        settings, infrastructure, sessions, log_writer, _aggregator(settings, worker, node, storage.log)
-    )
+    is_leader = _alone if worker is None else worker.is_leader
+    sessions = await _start_sessions(settings, stack, infrastructure, is_leader)
+    aggregator = _aggregator(settings, worker, node, storage.log)
+    services = _make_services(settings, infrastructure, sessions, log_writer, aggregator)
+    if worker is not None:
+        services = replace(services, has_writer=partial(worker.control.has_writer, settings.database.busy_timeout_s))
     if node is not None:
         listener = await listen_on_socket(node.listener, build_node_app(services, node.secret))
         stack.push_async_callback(listener.cleanup)
@@ -197,7 +201,11 @@ async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metr
     await stack.enter_async_context(run_in_background(keys.follow(), "keys"))
     await stack.enter_async_context(run_in_background(keys.end_uses(), "key-uses"))
     observer = ProjectionMetrics(metrics, structlog.get_logger("projections"))
-    runner = await open_projections(settings, log, observer, worker)
+    own_path = None if settings.database.is_postgres else settings.database.projections
+    follower = follow_writer(settings, log, worker)
+    if own_path is not None and follower is None:
+        await delete_unused_files(own_path)
+    runner = follower or create_projections(own_path, log, observer, runner_options(settings))
     await runner.start()
     stack.push_async_callback(runner.stop)
     await check_owners(log, runner.queries, settings.auth, has_keys=not keys.is_open)
@@ -220,7 +228,9 @@ async def _open_provider(settings: Settings, stack: AsyncExitStack) -> _Model:
     return _Model(provider, health, limiter, pool)
 
 
-async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastructure: _Infrastructure) -> _Sessions:
+async def _start_sessions(
+    settings: Settings, stack: AsyncExitStack, infrastructure: _Infrastructure, is_leader: Callable[[], bool]
+) -> _Sessions:
     """The actors of the sessions, and the background tasks that act on sessions."""
     metrics, node = infrastructure.metrics, infrastructure.node
     storage, model = infrastructure.storage, infrastructure.model
@@ -251,13 +261,17 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     stack.push_async_callback(supervisor.close)
     node_tasks = node.background_tasks(ports, supervisor) if node else {}
     may_erase = partial(clock.is_consistent, settings.sessions.erase_after_clock_stable_hours)
-    expiry = ExpiryTimer(ports, supervisor.ask, settings.sessions.erase_expired_after_hours, may_erase)
+    expiry = ExpiryTimer(ports, supervisor.ask, settings.sessions.erase_expired_after_hours, may_erase, is_leader)
     erasures = ErasureJob(ports, supervisor.ask)
-    stateless = StatelessLimit(ports, supervisor.ask, settings.v1.stateless_max_bytes)
+    stateless = StatelessLimit(ports, supervisor.ask, settings.v1.stateless_max_bytes, is_leader)
     tasks = {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run(), "stateless": stateless.run()}
     for name, task in tasks.items():
         await stack.enter_async_context(run_in_background(task, name))
     return _Sessions(ports, supervisor, SessionQueries(ports, supervisor.ask), expiry, erasures, Ids(), holds)
+
+
+def _alone() -> bool:
+    return True
 
 
 def _aggregator(

@@ -80,7 +80,7 @@ def build_app(services: Services) -> web.Application:
     app[FAILED_ATTEMPTS] = FailedAttempts(services.settings, services.metrics, services.logger)
     streams = app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[FEED_SOURCES] = feed_routes.make_feed_sources(services, streams.flush_scheduler)
-    app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics)
+    app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics, has_writer=services.has_writer)
     server = services.settings.server
     app[VERIFICATION_LIMIT] = StreamLimit(
         VERIFICATIONS_MAX, "the chain is being walked already", server.owner_verifications_max

@@ -30,9 +30,19 @@ NOT_READY_REASONS: dict[ReadinessState, str] = {
 
 
 class WriteProbe:
-    """Whether the log accepts appends: by the last append and, after a refusal, by a probe of the store."""
+    """Whether the log accepts appends: by the last append and, after a refusal, by a probe of the store.
 
-    def __init__(self, log: EventLog, log_metrics: LogMetrics, timer: Callable[[], float] = time.monotonic) -> None:
+    `has_writer` says whether the process runs that writes the log for this one.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        log_metrics: LogMetrics,
+        timer: Callable[[], float] = time.monotonic,
+        has_writer: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.has_writer = has_writer
         self._log = log
         self._log_metrics = log_metrics
         self._timer = timer
@@ -40,6 +50,8 @@ class WriteProbe:
 
     async def is_writable(self) -> bool:
         """Probes the store after a refusal: a service that is not ready may get no requests that show its recovery."""
+        if not self.has_writer():
+            return False
         if not self._log_metrics.writable and self._timer() - self._probed_s >= PROBE_S:
             self._probed_s = self._timer()
             try:
@@ -51,7 +63,16 @@ class WriteProbe:
         return self._log_metrics.writable
 
 
+NO_WRITER = "the process that writes the log does not run and is started again; the logs say why (writer.ended)"
+
 WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("recording", WriteProbe)
+
+
+def not_ready_reason(state: ReadinessState, write_probe: WriteProbe) -> str | None:
+    """Why `state` is not READY."""
+    if state == "unwritable" and not write_probe.has_writer():
+        return NO_WRITER
+    return NOT_READY_REASONS.get(state)
 
 
 async def readiness_state(services: Services, write_probe: WriteProbe) -> ReadinessState:

@@ -46,7 +46,7 @@ class Services(Struct, frozen=True):
 
     `receipt_key` is the secret key that signs receipts of erasures; None: they are not signed.
     `log_writer` and `metrics_aggregator` are None if the process writes logs synchronously, or is the only worker;
-    `servers`, if there is one model server.
+    `servers`, if there is one model server. `has_writer`: as of WriteProbe.
     """
 
     settings: Settings
@@ -77,6 +77,7 @@ class Services(Struct, frozen=True):
     anchoring: Anchoring = Anchoring()
     log_writer: LogWriter | None = None
     metrics_aggregator: MetricsAggregator | None = None
+    has_writer: Callable[[], bool] = lambda: True
     servers: ServerPool | None = None
 
     def sign_receipt(self, receipt: Receipt) -> Receipt:

@@ -21,6 +21,7 @@ SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
 SLEEP_MIN_S = 0.5  # between rounds: a session that refuses to expire must not busy-loop
 EXPIRE_BATCH_MAX = 64  # sessions per query, expired one by one; then the projections must catch up
 EXPIRE_REST = 16.0  # seconds of rest per second of expiring: chat's commits wait for these
+FOLLOWER_PAUSE_S = 2.0  # after a deadline, in which the worker that leads expires the session
 ERASE_BATCH_MAX = 32  # sessions erased one by one before the timer sleeps, which leaves the disk to chat
 RETENTION = "retention"  # the reason and the cause that are recorded
 
@@ -29,7 +30,8 @@ class ExpiryTimer:
     """Sleeps until the next deadline and sends `Expire` to the sessions that are due.
 
     `erase_after_hours`: how long after its expiry a session is erased; 0: never. None is erased while `may_erase()` is
-    False.
+    False. `is_leader`: whether this is the one process of several on a machine that does the work; the others only do
+    what it leaves.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class ExpiryTimer:
         ask: AskSession,
         erase_after_hours: float = 0.0,
         may_erase: Callable[[], bool] = lambda: True,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
         self._may_erase = may_erase
+        self._is_leader = is_leader
         self._ports = ports
         self._ask_session = ask
         self._erase_after_us = round(erase_after_hours * 3_600_000_000)
@@ -66,6 +70,8 @@ class ExpiryTimer:
                 await self._ports.runner.wait_for(self._ports.log.head().position)
                 await self._held.refresh()
                 await self._sleep(await self._deadline())
+                if not self._is_leader():  # it may not know of this deadline: then the session is still due afterwards
+                    await asyncio.sleep(FOLLOWER_PAUSE_S)
                 await self._expire_due()
                 await self._erase_due()
             except ProjectionError as error:  # being rebuilt, or stopped
@@ -78,7 +84,7 @@ class ExpiryTimer:
     async def _deadline(self) -> int | None:
         """The time of the next expiry or erasure, in microseconds."""
         expires_us = await self._ports.queries.next_deadline()
-        if not self._erase_after_us or not self._may_erase():
+        if not self._erase_after_us or not self._may_erase() or not self._is_leader():
             return expires_us
         oldest_us = await self._ports.queries.oldest_expired(without=self._held.numbers)
         erases_us = None if oldest_us is None else oldest_us + self._erase_after_us
@@ -113,7 +119,7 @@ class ExpiryTimer:
 
     async def _erase_due(self) -> None:
         """One batch of erasures; if more are due, the next sleep is the shortest."""
-        if not self._erase_after_us or not self._may_erase():
+        if not self._erase_after_us or not self._may_erase() or not self._is_leader():
             return
         by_us = self._ports.clock() - self._erase_after_us
         due = await self._ports.queries.long_expired(by_us, limit=ERASE_BATCH_MAX, without=self._held.numbers)

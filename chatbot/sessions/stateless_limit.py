@@ -1,6 +1,7 @@
 """Bounds what is kept of requests without a conversation: where an API key has too much, the oldest are erased."""
 
 import asyncio
+from collections.abc import Callable
 
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession
@@ -18,13 +19,16 @@ REASON = "stateless_limit"  # the recorded reason and cause
 
 class StatelessLimit:
     """Erases sessions of requests without a conversation and of tasks, of each API key the oldest ones that have ended,
-    until it has at most `bytes_max` of them.
+    until it has at most `bytes_max` of them. `is_leader` as for ExpiryTimer.
     """
 
-    def __init__(self, ports: Ports, ask: AskSession, bytes_max: int) -> None:
+    def __init__(
+        self, ports: Ports, ask: AskSession, bytes_max: int, is_leader: Callable[[], bool] = lambda: True
+    ) -> None:
         self._ports = ports
         self._ask_session = ask
         self._bytes_max = bytes_max
+        self._is_leader = is_leader
         self._held = HeldSessions(ports.holds.version)
         self._warned_s = -WARNING_S
         self._unreported = 0  # erased since the last warning
@@ -34,7 +38,8 @@ class StatelessLimit:
         while True:
             erased = 0
             try:
-                erased = await self.erase_batch()
+                if self._is_leader():
+                    erased = await self.erase_batch()
             except (ProjectionError, LogUnavailable) as error:
                 self._ports.logger.warning("stateless.waits", reason=str(error))
             except Exception as error:  # the task must not die: the next round tries again

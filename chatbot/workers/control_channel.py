@@ -4,6 +4,7 @@ the other process has ended.
 
 import asyncio
 import socket
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -90,6 +91,7 @@ class ControlChannel:
         self.writer_restarts = 0
         self.writer_fault = ""
         self._processes = 0
+        self._writer_lost_s = 0.0  # when `writer_fault` was set
         self._versions: tuple[str, ...] = ()
         self._end = socket.socket(fileno=descriptor)
         self._writer: asyncio.StreamWriter | None = None
@@ -110,7 +112,10 @@ class ControlChannel:
     def _apply_message(self, message: ControlMessage) -> None:
         if message.siblings is not None:
             self.siblings, self.restarts = message.siblings, message.restarts
-            self.writer_restarts, self.writer_fault = message.writer_restarts, message.writer_fault
+            self.writer_restarts = message.writer_restarts
+            if not self.writer_fault:
+                self._writer_lost_s = time.monotonic()
+            self.writer_fault = message.writer_fault
             self._versions, self._processes = message.versions, message.processes
         if message.open:
             self.open.set()
@@ -118,6 +123,10 @@ class ControlChannel:
             self.retire.set()
         if message.drain:
             self.stop.set()
+
+    def has_writer(self, timeout_s: float) -> bool:
+        """Whether a writer runs, or has run within the last `timeout_s`, for which appends wait for the next one."""
+        return not self.writer_fault or time.monotonic() - self._writer_lost_s < timeout_s
 
     def ready(self, node: str) -> None:
         """Tell the master that this worker serves. Only once `run` has begun."""

@@ -29,6 +29,10 @@ class Worker:
         # Only the master reloads, even if a terminal's hang-up reaches all processes.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
 
+    def is_leader(self) -> bool:
+        """Whether this worker does what only one of them needs to do: the first that serves."""
+        return min(self.control.siblings, default=self.slot) >= self.slot
+
     async def wait_until_told_to_leave(self) -> None:
         """Wait until the master orders to retire or to stop."""
         orders = [asyncio.create_task(event.wait()) for event in (self.control.retire, self.control.stop)]

@@ -67,6 +67,7 @@ PLACES: tuple[str, ...] = (
     "integration/workers/test_rolling_worker_restart.py",
     "integration/workers/test_worker_processes.py",
     "integration/workers/test_workers_share_sessions.py",
+    "integration/workers/test_writer_process.py",
 )
 
 

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from chatbot.api.access.authorization import CALLER, is_auditor
 from chatbot.api.metrics_snapshot import collect_metrics, refresh_gauges
 from chatbot.api.problems import RequestFault
-from chatbot.api.readiness import NOT_READY_REASONS, READY, WRITE_PROBE, can_read, log_answers, readiness_state
+from chatbot.api.readiness import READY, WRITE_PROBE, can_read, log_answers, not_ready_reason, readiness_state
 from chatbot.api.request_queries import check_query, query_choice
 from chatbot.api.response_bodies import (
     HealthView,
@@ -85,7 +85,7 @@ async def livez(_: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     state = await readiness_state(services, request.app[WRITE_PROBE])
-    view = ReadinessView(state, NOT_READY_REASONS.get(state))
+    view = ReadinessView(state, not_ready_reason(state, request.app[WRITE_PROBE]))
     return json_response(view, status=200 if state == READY else 503)
 
 

@@ -84,6 +84,7 @@ def test_every_route_is_documented_and_nothing_else_is() -> None:
         supervisor=SimpleNamespace(running_reply=None),
         session_queries=SimpleNamespace(with_metadata=None),
         keys=None,
+        has_writer=None,
         runner=None,
         queries=None,
         feeds=None,
