@@ -49,7 +49,11 @@ CURVE = tuple(  # only where named: the cost of a token by how many replies are 
     Case(f"paced{count}", f"streamed token, {count} sessions x 50 tokens/s", "stream", 1.1, count, 20.0, "us/token")
     for count in (1, 8, 16, 64, 128)
 )
+TURN_CURVE = tuple(  # only with --curve: the cost and the latency of a turn by how many clients ask
+    Case(f"chat{count}", f"plain turn, C={count}", "chat", 3.0, count) for count in (1, 2, 4, 8, 16, 32, 64, 128)
+)
 GAPS = ("gap_p50_ms", "gap_p99_ms")
+LATENCIES = ("p50_ms", "p99_ms")
 Round = dict[str, dict[str, float]]  # "<case> <floor or ours>" -> figures
 
 
@@ -91,9 +95,11 @@ def summary(case: Case, rounds: Sequence[Round]) -> dict[str, Any]:
     ratio = tables.median_spread(ratios)[0]
     line: dict[str, Any] = {"case": case.name, "title": case.title, "unit": case.unit, "floor": floor, "ours": ours}
     line |= {"ratios": ratios, "ratio": ratio, "goal": goal, "met": ratio <= goal}
+    keys = {"floor": f"{case.floor} floor", "ours": f"{case.name} ours"}
     if case.delay_ms:
-        keys = {"floor": f"{case.floor} floor", "ours": f"{case.name} ours"}
         line["gaps"] = [[one[keys[server]][gap] for one in rounds] for server in keys for gap in GAPS]
+    if case in TURN_CURVE:
+        line["latencies"] = [[one[keys[server]][name] for one in rounds] for server in keys for name in LATENCIES]
     return line
 
 
@@ -117,6 +123,13 @@ def gap_report(lines: Sequence[dict[str, Any]]) -> str:
     return tables.table(("gap between tokens", "floor p50", "floor p99", "ours p50", "ours p99"), rows) if rows else ""
 
 
+def latency_report(lines: Sequence[dict[str, Any]]) -> str:
+    """From a request to its whole answer, by how many clients ask; empty without --curve."""
+    curve = [one for one in lines if "latencies" in one]
+    rows = [(one["title"], *(f"{tables.shown(latency)} ms" for latency in one["latencies"])) for one in curve]
+    return tables.table(("latency", "floor p50", "floor p99", "ours p50", "ours p99"), rows) if rows else ""
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
@@ -124,11 +137,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="measured time of each case")
     every = names + [case.name for case in CURVE]
     parser.add_argument("--cases", nargs="+", choices=every, default=names, metavar="CASE", help=", ".join(every))
+    parser.add_argument("--curve", action="store_true", help="of plain turns, 1 to 128 clients, in place of the cases")
     parser.add_argument("--protocol", choices=("midm", "openai"), default="midm", help="of the fake model")
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="environment of the product")
     parser.add_argument("--product", type=Path, default=ROOT / "run.py", help="run.py of another checkout")
     parser.add_argument("--folder", type=tables.folder_at, help="where the databases go (default: a temporary folder)")
-    parser.add_argument("--name", help="of the files in results/ (default: serving, or serving-openai)")
+    parser.add_argument("--name", help="of the files in results/ (default: serving, serving-curve; -openai)")
     return parser.parse_args(arguments)
 
 
@@ -143,7 +157,7 @@ def pin() -> tuple[int | None, int | None]:
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     bench = Bench(
-        cases=[case for case in (*CASES, *CURVE) if case.name in options.cases],
+        cases=TURN_CURVE if options.curve else [case for case in (*CASES, *CURVE) if case.name in options.cases],
         rounds=options.rounds,
         seconds=options.seconds,
         protocol=options.protocol,
@@ -157,7 +171,8 @@ def main(arguments: Sequence[str]) -> int:
     except (LoadFailed, RuntimeError) as failure:  # RuntimeError: a server that did not start, or refused a session
         print(f"error: {failure}", file=sys.stderr)
         return 1
-    conclude(bench, rounds, options.name or ("serving" if bench.protocol == "midm" else f"serving-{bench.protocol}"))
+    name = "serving-curve" if options.curve else "serving"
+    conclude(bench, rounds, options.name or (name if bench.protocol == "midm" else f"{name}-{bench.protocol}"))
     return 0
 
 
@@ -168,7 +183,8 @@ def conclude(bench: Bench, rounds: Sequence[Round], name: str) -> None:
     result = {"machine": machine, **how, "lines": lines, "rounds": rounds}
     path = tables.save(name, result)
     print(f"{tables.describe(machine)}; protocol {bench.protocol}, {len(rounds)} rounds of {bench.seconds:g} s\n")
-    print(report(lines), gap_report(lines), plot.serving(result, path.with_suffix(".png")), sep="\n\n")
+    picture = plot.serving(result, path.with_suffix(".png"))
+    print(report(lines), latency_report(lines) or gap_report(lines), picture, sep="\n\n")
 
 
 if __name__ == "__main__":

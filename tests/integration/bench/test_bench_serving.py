@@ -12,7 +12,7 @@ from tests.bench.clients.serving_cases import Call
 from tests.bench.harness import plot, tables
 from tests.bench.harness.serving_rig import Bench, measure, rig, shape
 from tests.bench.servers.fake_model import words
-from tests.bench.serving import CASES, gap_report, report, run_round, summary
+from tests.bench.serving import CASES, TURN_CURVE, gap_report, latency_report, report, run_round, summary
 
 SMALL = [replace(case, clients=min(case.clients, 4)) for case in CASES]
 TOKENS = 8
@@ -37,6 +37,16 @@ def test_a_round_measures_every_case_on_the_product_and_on_the_floor(tmp_path: P
     result = {"machine": tables.machine(), "protocol": "midm", "lines": lines}
     said = plot.serving(result, tmp_path / "serving.png")
     assert (tmp_path / "serving.png").exists() == (find_spec("matplotlib") is not None), said
+
+
+def test_the_curve_has_the_latency_of_each_number_of_clients() -> None:
+    figures = {"cpu_us": 300.0, "p50_ms": 2.0, "p99_ms": 5.0}
+    keys = [f"{case.name} {server}" for case in TURN_CURVE for server in ("floor", "ours")]
+    found = {"fsync ours": {"ms": 0.1}, **dict.fromkeys(keys, figures)}
+    lines = [summary(case, [found, found]) for case in TURN_CURVE]
+    assert latency_report(lines).count("\n") == 1 + len(TURN_CURVE)
+    assert latency_report(lines).count("5") > len(TURN_CURVE)
+    assert not latency_report([summary(CASES[1], [found | {"chat floor": figures, "chat ours": figures}])])
 
 
 @pytest.mark.parametrize("protocol", ["midm", "openai"])
