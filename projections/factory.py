@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from events.log import EventLog
+from events.options import LogOptions
 from projections.observer import ProjectionObserver
 from projections.runner import ProjectionRunner, RunnerOptions
 from projections.sqlite.projection_file import ProjectionFile
@@ -52,3 +53,13 @@ def create_projections(
     if not isinstance(log, PostgresLog):
         raise TypeError("only a log in PostgreSQL has its projections there")
     return NodeProjections(log, log.database, log.pool, observer, options)
+
+
+async def rebuild_in_database(
+    url: str, log: EventLog, batch_max: int, on_progress: Callable[[int], None]
+) -> tuple[int, bool]:
+    """Rebuild the projections that the nodes of the PostgreSQL log at `url` share: as `rebuild_tables`."""
+    from events.storage.postgres.postgres_connection import Database  # noqa: PLC0415  asyncpg is optional
+    from projections.postgres.table_rebuild import rebuild_tables  # noqa: PLC0415  asyncpg is optional
+
+    return await rebuild_tables(Database(url, LogOptions()), log, batch_max, on_progress)

@@ -234,6 +234,11 @@ def _store_errors(label: str) -> Iterator[None]:
         code = getattr(error, "sqlstate", None) or ""
         if code in _DAMAGE_CODES or code.startswith("23") or is_damage(error):
             raise InvalidProjection(f"it is damaged ({error})") from error
+        if code == "42501":
+            raise ProjectionsUnusable(
+                f"database {label}: this role may not create or replace the tables of the projections ({error}): GRANT"
+                f" CREATE on the log's schema to it, and let it own the tables named {PREFIX}..."
+            ) from error
         if code.startswith("22"):  # a value that no column holds
             raise OverflowError(str(error)) from error
         raise ProjectionsUnavailable(f"the projections cannot be written: {explain(error, label)}") from error

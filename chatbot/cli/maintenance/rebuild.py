@@ -8,7 +8,9 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.remedies import with_remedy
+from events.log import EventLog
 from projections.errors import ProjectionError, ProjectionsInUse
+from projections.factory import rebuild_in_database
 from projections.sqlite.rebuild import rebuild
 
 
@@ -17,14 +19,13 @@ def add_rebuild_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def rebuild_command(context: CommandContext, options: argparse.Namespace) -> int:
-    """Rebuild the projections from the log in a new file; the present one is used until then. Safe to interrupt."""
-    path = options.projections or context.settings.database.projections
+    """Rebuild the projections from the log; the present ones are used until then. Safe to interrupt."""
+    database = context.settings.database
+    path = options.projections or (database.shown if database.is_postgres else database.projections)
     async with context.open_read_only() as log:
         progress = ProgressBar("rebuilding", log.head().position)
         try:
-            database = context.settings.database
-            log_file = None if database.is_postgres else database.path
-            events, in_place = await rebuild(log, path, database.projection_batch_max, progress.reach, log_file)
+            events, in_place = await _rebuild(context, log, path, progress)
         except ProjectionsInUse as error:
             raise CommandFailed(f"{path} is being rebuilt already") from error
         except (ProjectionError, OSError, sqlite3.Error) as error:
@@ -35,3 +36,12 @@ async def rebuild_command(context: CommandContext, options: argparse.Namespace) 
     if not in_place:
         context.print_result("the running service goes on with it from its next event")
     return 0
+
+
+async def _rebuild(context: CommandContext, log: EventLog, path: Path | str, progress: ProgressBar) -> tuple[int, bool]:
+    """The position reached, and whether the result is in place."""
+    database = context.settings.database
+    if isinstance(path, str):
+        return await rebuild_in_database(str(database.place), log, database.projection_batch_max, progress.reach)
+    log_file = None if database.is_postgres else database.path
+    return await rebuild(log, path, database.projection_batch_max, progress.reach, log_file)

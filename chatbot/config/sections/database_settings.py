@@ -9,7 +9,7 @@ from chatbot.config.database_url import DATABASE_ALLOWED, POSTGRES, parse_databa
 
 
 class DatabaseSettings(Struct, frozen=True):
-    """[database] The log (an SQLite file or a PostgreSQL database) and the projections (always an SQLite file)."""
+    """[database] The log and its projections: two SQLite files, or both in a PostgreSQL database."""
 
     url: Annotated[
         str,
@@ -24,8 +24,8 @@ class DatabaseSettings(Struct, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="The projections' file, relative to the log's folder (with PostgreSQL: the current one)."
-            " It can be deleted: it is rebuilt from the log.",
+            description="The projections' file, relative to the log's folder. It can be deleted: it is rebuilt from the"
+            " log. Not used with PostgreSQL, where the projections are in the log's database.",
             extra={"allowed": "a file's path, another than the log's"},
         ),
     ] = "projections.db"
