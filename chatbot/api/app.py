@@ -54,6 +54,7 @@ from chatbot.api.server.shared_listener import SharedListener
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.feed_writer import FEED_SOURCES
 from chatbot.api.streaming.response_stream import STREAMS, StreamContext
+from chatbot.api.ui_protocols import agui_routes, ui_chat_routes
 from chatbot.api.v1.left_replies import DETACHED_TASKS
 from chatbot.api.v1.optional_tools import ToolRefusals
 from chatbot.runtime.rate_limit import RateLimit
@@ -104,6 +105,8 @@ def build_app(services: Services) -> web.Application:
         completion_routes,
         response_routes,
         conversation_routes,
+        ui_chat_routes,
+        agui_routes,
         feed_routes,
         media_routes,
         ticket_routes,

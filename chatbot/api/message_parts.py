@@ -26,6 +26,13 @@ UPLOAD_HINT = "send the file to POST /api/media and name its sha256 in a part of
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]{1,255})(;[^;,]{1,255})*;base64,", re.IGNORECASE)
 
 
+class SentFile(Struct, frozen=True):
+    """A file of a message at `path` in the request: the URL that the client sent."""
+
+    path: str
+    url: str
+
+
 class PostedFile(Struct, frozen=True):
     """A file that a part names or brings. `path` leads to the part."""
 

@@ -106,10 +106,16 @@ class Conversations:
         self._on_deadline(result.state.session.expires_at_us)
         return result
 
+    def session_ids(self, name: ConversationName, end_user: str | None, caller: Caller) -> Iterator[str]:
+        """The ids of the sessions that `name` may mean, one after the other: those that existed have all ended but the
+        last one.
+        """
+        return self._session_ids(_first_id(name, end_user, caller))
+
     async def _post_to_named(
         self, name: ConversationName, request: TranscriptRequest, command: PostTranscript, caller: Caller
     ) -> CommandResult:
-        first = derive_id("conversation", caller.owner, request.end_user, name.source, name.value)
+        first = _first_id(name, request.end_user, caller)
         for session_id in self._session_ids(first):
             try:
                 result = await self._send(session_id, command, caller)
@@ -200,6 +206,11 @@ def _timeout_s(request: TranscriptRequest, options: ConversationOptions) -> int:
     if request.timeout_s is not None:
         return request.timeout_s
     return options.timeout_s if request.kind == CONVERSATION else options.retention_s
+
+
+def _first_id(name: ConversationName, end_user: str | None, caller: Caller) -> str:
+    """The id of the first session of this name."""
+    return derive_id("conversation", caller.owner, end_user, name.source, name.value)
 
 
 def _key_of_generation(request: TranscriptRequest, transcript: Transcript) -> IdempotencyKey | None:

@@ -41,6 +41,7 @@ from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.change_frames import ChangeFrame
 from chatbot.api.streaming.frames import CURSOR_PATTERN
+from chatbot.api.v1.conversation_names import NAME_MAX_CHARS
 from chatbot.api.v1.error_form import ErrorView
 from chatbot.audit.report.entries import ReportLine
 from chatbot.config.settings import Settings
@@ -135,6 +136,13 @@ _PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string"},
     },
     "message_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}, "example": QUESTION},
+    "chat_id": {
+        "in": "path",
+        "required": True,
+        "description": "The name that the client gave to the chat, or a session's id.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": NAME_MAX_CHARS},
+        "example": "my-chat",
+    },
     "hold_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}},
     "key_name": {
         "in": "path",

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatbot.api.openapi import audit_examples, erasure_operations, v1_examples, v1_response_examples
+from chatbot.api.openapi import audit_examples, erasure_operations, ui_operations, v1_examples, v1_response_examples
 from chatbot.api.openapi.key_operations import KEY_EXAMPLES
 from chatbot.api.openapi.schemas import FaultView, Kind, ProblemView
 from chatbot.api.problems import CAUSES, STATUSES
@@ -267,6 +267,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     },
     **audit_examples.EXAMPLES,
     **erasure_operations.EXAMPLES,
+    **ui_operations.EXAMPLES,
     **v1_examples.EXAMPLES,
     **v1_response_examples.EXAMPLES,
     UsageView: {"by-day": UsageView("day", [UsageRow(3, 36, 102, 138, day="2026-01-31")])},

@@ -8,6 +8,7 @@ from chatbot.api.openapi.key_operations import KEY_OPERATIONS
 from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ, WITHDRAW_MESSAGE
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.openapi.ticket_operations import ISSUE_TICKET
+from chatbot.api.openapi.ui_operations import UI
 from chatbot.api.openapi.v1_operations import V1
 from chatbot.api.openapi.v1_response_operations import V1_RESPONSES
 from chatbot.api.openapi.witness_operations import WITNESS
@@ -244,6 +245,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         ),
     ),
     "OpenAI": (*V1, *V1_RESPONSES),
+    "User interfaces": UI,
     "Files": (
         Operation(
             "POST", "/api/media", "upload_file", "Upload a file that messages may refer to",

@@ -2,13 +2,14 @@
 
 A session's message and one of a transcript are the same if they have the same role and say the same: texts, tool
 calls, results and files. Reasoning is not compared, because most clients do not send it back, and neither is white
-space around a reply, which some of them remove.
+space around a reply, which some of them remove. Arguments of calls are compared as JSON.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
+import msgspec
 from msgspec import Struct
 from msgspec.json import encode
 from msgspec.structs import replace
@@ -144,7 +145,7 @@ def digest_message(role: str, parts: Parts) -> MessageDigests:
     said = tuple(part for part in parts if not isinstance(part, Reasoning))
     if role == "assistant":
         text = "".join(part.text for part in said if isinstance(part, Text | Refusal)).strip()
-        calls = [(call.call_id, call.name, call.arguments) for call in calls_of(said)]
+        calls = [_comparable(call) for call in calls_of(said)]
         others = [_comparable(part) for part in said if isinstance(part, Media | Redacted)]
         compared = encode((role, text, calls, others))
     else:
@@ -159,13 +160,21 @@ def _comparable(part: Part) -> object:
         case Media():
             return [part.sha256]
         case ToolCall():
-            return [part.call_id, part.name, part.arguments]
+            return [part.call_id, part.name, _comparable_arguments(part.arguments)]
         case ToolResult():
             return [part.call_id, *(_comparable(one) for one in part.parts)]
         case Redacted():
             return {"redacted": part.kind}  # unlike any part of a request: what is gone matches nothing
         case _:
             assert_never(part)
+
+
+def _comparable_arguments(arguments: str) -> object:
+    """Clients that parse arguments send them back with other white space, and members in another order."""
+    try:
+        return encode(msgspec.json.decode(arguments), order="deterministic")
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
 
 
 def _digest(encoded: bytes) -> bytes:

@@ -16,7 +16,7 @@ from tests.support.model.model_server import ModelServer
 from tests.support.programs.openai_clients import SCRIPTS
 from tests.support.service import Running, serving
 
-REQUESTS: list[dict[str, Any]] = json.loads((SCRIPTS / "open_webui.json").read_text())
+REQUESTS: list[dict[str, Any]] = json.loads((SCRIPTS / "openai" / "open_webui.json").read_text())
 FRONT_END, OTHER = "a-secret-of-open-webui", "a-secret-of-others"
 TURNS = [each for each in REQUESTS if each["body"]["stream"]]
 TASKS = [each for each in REQUESTS if not each["body"]["stream"]]

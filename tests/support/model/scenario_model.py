@@ -77,6 +77,8 @@ class ScenarioModel:
         while messages and messages[-1]["role"] == "tool":
             results.insert(0, text_of(messages[-1]))
             messages = messages[:-1]
+        if results == ["Go on without me."]:
+            return SCRIPTS[results[0]]
         if results:
             return Script(pieces=("There it is ", f"{' and '.join(results)}."))
         question = text_of(messages[-1])

@@ -16,7 +16,7 @@ from tests.support.model.scenario_model import ScenarioModel, text_of
 from tests.support.programs.client_tools import FOLDER, NODE_PACKAGES, run_tool
 from tests.support.service import Running, started
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "clients" / "openai"
+SCRIPTS = Path(__file__).resolve().parents[1] / "clients"
 CONVERSATIONS = ("", "stateless", "task")  # the kinds of sessions
 SECRET = "a-secret-of-the-clients"
 DOT = bytes.fromhex(
@@ -53,13 +53,20 @@ class ClientRun:
         return [session for session in self.sessions if not session["kind"]]
 
 
-async def run_client(folder: Path, script: str, environment: str = "clients") -> ClientRun:
-    """Run the script `script` of tests/support/clients/openai: Python in that environment of CLIENT_TOOLS, or Node."""
+async def run_client(
+    folder: Path, script: str, environment: str = "clients", *, folder_of_scripts: str = "openai"
+) -> ClientRun:
+    """Run the script `script` of that folder in tests/support/clients: Python in that environment of CLIENT_TOOLS, or
+    Node.
+    """
     async with ModelServer() as model:
         model.choose = ScenarioModel().choose
         settings = {"CHATBOT_API_KEYS": f"clients:{SECRET}", "CHATBOT_LLM_RETRIES_MAX": "0"}
         async with started(folder, model.url, **settings) as service:
-            results = json.loads((await run_script(folder, script, environment, address_of(service))).splitlines()[-1])
+            script_path = SCRIPTS / folder_of_scripts / script
+            results = json.loads(
+                (await run_script(folder, script_path, environment, address_of(service))).splitlines()[-1]
+            )
             if "abandoned" in results:
                 await model.wait_aborted()
             return ClientRun(results, model.requests, await recorded(service))
@@ -69,11 +76,12 @@ def address_of(service: Running) -> str:
     return str(service.client.base_url).rstrip("/")
 
 
-async def run_script(folder: Path, script: str, environment: str, address: str) -> str:
+async def run_script(folder: Path, path: Path, environment: str, address: str) -> str:
     """What the script prints."""
+    script = path.name
     made = folder / "client"
     made.mkdir()
-    shutil.copy(SCRIPTS / script, made)
+    shutil.copy(path, made)
     (made / "node_modules").symlink_to(NODE_PACKAGES)
     (made / "dot.png").write_bytes(DOT)
     (made / "keys.json").write_text(json.dumps({"chatbot": SECRET}))
@@ -81,7 +89,8 @@ async def run_script(folder: Path, script: str, environment: str, address: str) 
     program = "node" if script.endswith(".mjs") else FOLDER / environment / "bin" / "python"
     return await run_tool(
         made, program, script,
-        OPENAI_BASE_URL=f"{address}/v1", OPENAI_API_KEY=SECRET, MODEL="fake-model", IMAGE=IMAGE,
+        SERVICE=address, KEY=SECRET, OPENAI_BASE_URL=f"{address}/v1", OPENAI_API_KEY=SECRET,
+        MODEL="fake-model", IMAGE=IMAGE,
         IMAGE_FILE=str(made / "dot.png"), LLM_USER_PATH=str(made),
     )  # fmt: skip
 
