@@ -82,6 +82,10 @@ class ViewRecorder:
             any_owner = view.what in ("events", "export") and is_auditor(request)
             await self._record(view, request[CALLER], any_owner=any_owner)
 
+    async def record_named(self, session_id: str, what: ViewKind, caller: Caller) -> None:
+        """Record that a request reads this session, which it has named otherwise. Raises as `record`."""
+        await self._record(_View(caller.owner, session_id, what), caller, any_owner=False)
+
     async def record_report(self, session_ids: Sequence[str], caller: Caller) -> None:
         """Record that an auditor reads these sessions in a report. Raises as `record`."""
         for batch in batched(session_ids, REPORTED_AT_ONCE):

@@ -87,7 +87,7 @@ async def _stream_history(request: web.Request, run: Run, name: ConversationName
     """A thread that does not exist yet has no messages."""
     services = request.app[SERVICES]
     try:
-        session_id: str | None = (await find_session(request, name)).session_id
+        session_id: str | None = (await find_session(request, name, "history")).session_id
     except SessionNotFound:
         session_id = None
     messages = []

@@ -6,6 +6,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from chatbot.api.access.authorization import CALLER
+from chatbot.api.access.view_records import VIEWS, ViewKind
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import canonical_id
 from chatbot.api.server.path_prefix import prefix_of
@@ -46,11 +47,19 @@ class NamedTranscript(Struct, frozen=True, kw_only=True):
     without_stop: bool = False
 
 
-async def find_session(request: web.Request, name: ConversationName) -> Session:
+async def find_session(request: web.Request, name: ConversationName, what: ViewKind) -> Session:
     """The session that `name` means now: the one with this id, or the newest one that was given the name.
 
-    Reading it counts as an access. Raises RequestFault, SessionNotFound, also for sessions that have ended.
+    Reading it counts as an access, and is recorded with auth.record_reads. Raises RequestFault, SessionNotFound, also
+    for sessions that have ended, and what the recording raises.
     """
+    session = await _find_session(request, name)
+    if request.app[SERVICES].settings.auth.record_reads:
+        await request.app[VIEWS].record_named(session.session_id, what, request[CALLER])
+    return session
+
+
+async def _find_session(request: web.Request, name: ConversationName) -> Session:
     session_id = await _find_by_id(request, name.value)
     services, caller = request.app[SERVICES], request[CALLER]
     if session_id is not None:

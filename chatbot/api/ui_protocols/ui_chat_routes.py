@@ -72,7 +72,7 @@ async def resume_ui_chat(request: web.Request) -> web.StreamResponse:
     with request.app[STREAMS].limit.acquire(request[CALLER].owner):
         name = conversation_name(SOURCE, request.match_info["chat_id"], "path.chat_id")
         try:
-            session = await find_session(request, name)
+            session = await find_session(request, name, "feed")
         except SessionNotFound:
             return web.Response(status=204)
         reply = await services.cluster.watch(session) or services.supervisor.running_reply(session.session_id)
@@ -91,7 +91,7 @@ async def read_ui_chat(request: web.Request) -> web.Response:
     """The messages of the selected branch, for `messages` of useChat."""
     check_query(request, frozenset())
     chat_id = request.match_info["chat_id"]
-    session = await find_session(request, conversation_name(SOURCE, chat_id, "path.chat_id"))
+    session = await find_session(request, conversation_name(SOURCE, chat_id, "path.chat_id"), "history")
     session_id = session.session_id
     shown = await _read_messages(request, session_id)
     return json_response(UiMessages(chat_id, session_id, shown), headers={"X-Session-Id": session_id})

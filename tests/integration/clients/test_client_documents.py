@@ -34,6 +34,8 @@ def test_the_versions_are_those_that_are_installed() -> None:
     for client in CLIENTS:
         for package in client.packages:
             assert f" {package}" in installed, package
+    for package in re.findall(r"`(@?[a-z/-]+)` (\d+\.\d+\.\d+)", section("Vercel's AI SDK and AG-UI", README)):
+        assert re.search(" {}(@|==){} ".format(*package), installed.replace("\n", " ")), package
     version = re.search(r"llm-comply==([\d.]+)", installed)
     assert version
     assert f"llm-comply {version[1]} " in TEXTS[ROOT / README]
@@ -74,11 +76,15 @@ async def test_the_settings_of_clients_work_as_printed(tmp_path: Path, model: Mo
 
         (folder / "chain.py").write_text(printed("langchain"))
         (folder / "sdk.mjs").write_text(printed("ai sdk"))
+        (folder / "chat.mjs").write_text(printed("ai sdk chat"))
+        (folder / "agent.mjs").write_text(printed("ag-ui"))
         (folder / "extra-openai-models.yaml").write_text(printed("llm"))
         (folder / "keys.json").write_text(json.dumps({"chatbot": SECRET}))
         (folder / "ask.py").write_text(ASK_LLM)
         python = FOLDER / "clients" / "bin" / "python"
         assert await run_tool(folder, python, "chain.py") == ANSWER
         assert await run_tool(folder, "node", "sdk.mjs") == ANSWER
+        assert await run_tool(folder, "node", "chat.mjs") == ANSWER
+        assert await run_tool(folder, "node", "agent.mjs") == ANSWER
         assert await run_tool(folder, python, "ask.py", LLM_USER_PATH=str(folder)) == ANSWER
-    assert len(model.requests) == 3
+    assert len(model.requests) == 5

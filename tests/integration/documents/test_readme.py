@@ -30,7 +30,7 @@ TESTED_BLOCKS = {
     ("README.md", "python"): 1,
     ("chatbot/anchors/README.md", "toml"): 2,  # test_anchors_in_documents.py
     ("chatbot/anchors/README.md", "sh"): 1,  # commands and options here, what they do in test_anchors_*.py
-    ("chatbot/api/README.md", "js"): 2,  # test_readme_clients.py, test_client_documents.py
+    ("chatbot/api/README.md", "js"): 4,  # test_readme_clients.py, test_client_documents.py
     (
         "chatbot/api/README.md",
         "python",

@@ -10,7 +10,15 @@ import pytest_asyncio
 
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.config.settings import Settings
-from tests.support.http.named_requests import ALWAYS_GIVEN, BODIES, NOT_BY_OWNER, Named, NamedRequest, named_requests
+from tests.support.http.named_requests import (
+    ALWAYS_GIVEN,
+    BODIES,
+    NOT_BY_OWNER,
+    UNKNOWN_STATUS,
+    Named,
+    NamedRequest,
+    named_requests,
+)
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
 
@@ -79,7 +87,7 @@ async def test_another_owners_session_is_like_none(
     owners: TwoOwners, request_: NamedRequest, state: str, headers: dict[str, str]
 ) -> None:
     expected = await owners.answer(request_, unknown(), **headers)
-    assert expected[0] == 404
+    assert expected[0] == UNKNOWN_STATUS.get(request_.operation, 404)
     assert await owners.answer(request_, owners.named[state], **headers) == expected
 
 

@@ -30,9 +30,11 @@ BODIES: dict[str, Any] = {
 }
 HEADERS = {"v1_create_completion": {"X-Session-Id": "SESSION"}}
 QUERIES = {"read_file": "?session_id=SESSION"}
+UNKNOWN_STATUS = {"resume_ui_chat": 204}  # of an unknown name; 404 where it is not listed
 ALWAYS_GIVEN = frozenset({"issue_ticket"})  # a ticket of a session opens only what its key may read
 NAMES = (  # of parameters of paths, and what stands in their places
     ("session_id", "SESSION"),
+    ("chat_id", "SESSION"),
     ("message_id", "MESSAGE"),
     ("sha256", "FILE"),
     ("conversation_id", "conv_SESSION_DIGITS"),
