@@ -9,7 +9,8 @@ from typing import Any, assert_never
 import msgspec
 from msgspec import Struct
 
-from chatbot.api.streaming.reply_writer import UNRECORDED, outcome_detail
+from chatbot.api.streaming.outcome_details import outcome_detail
+from chatbot.api.streaming.reply_writer import UNRECORDED
 from chatbot.api.ui_protocols.agui_messages import part_message_id
 from chatbot.sessions.replies.growing_parts import Segment
 from chatbot.sessions.replies.reply import Outcome

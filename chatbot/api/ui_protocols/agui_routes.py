@@ -51,7 +51,7 @@ async def agui(request: web.Request) -> web.StreamResponse:
     body = decode_body(raw, RunAgentInput)
     del raw  # it may have megabytes, which are in the body once more
     if body.resume:
-        raise RequestFault(NO_RESUME, "$.resume", kind="unsupported", title="Not supported")
+        raise RequestFault(NO_RESUME, "$.resume", kind="unsupported", status=422, title="Not supported")
     if body.messages:
         require_accepting(request)
     name = conversation_name(SOURCE, body.thread_id, "$.threadId")

@@ -9,7 +9,8 @@ from typing import Any, assert_never
 
 import msgspec
 
-from chatbot.api.streaming.reply_writer import UNRECORDED, outcome_detail
+from chatbot.api.streaming.outcome_details import outcome_detail
+from chatbot.api.streaming.reply_writer import UNRECORDED
 from chatbot.api.streaming.response_stream import DONE, HEADERS
 from chatbot.api.ui_protocols.ui_message_bodies import UiPart
 from chatbot.api.ui_protocols.ui_messages import input_of
