@@ -63,10 +63,9 @@ async def run_client(
         model.choose = ScenarioModel().choose
         settings = {"CHATBOT_API_KEYS": f"clients:{SECRET}", "CHATBOT_LLM_RETRIES_MAX": "0"}
         async with started(folder, model.url, **settings) as service:
-            script_path = SCRIPTS / folder_of_scripts / script
-            results = json.loads(
-                (await run_script(folder, script_path, environment, address_of(service))).splitlines()[-1]
-            )
+            address = address_of(service)
+            printed = await run_script(folder, script, environment, address, folder_of_scripts=folder_of_scripts)
+            results = json.loads(printed.splitlines()[-1])
             if "abandoned" in results:
                 await model.wait_aborted()
             return ClientRun(results, model.requests, await recorded(service))
@@ -76,12 +75,13 @@ def address_of(service: Running) -> str:
     return str(service.client.base_url).rstrip("/")
 
 
-async def run_script(folder: Path, path: Path, environment: str, address: str) -> str:
+async def run_script(
+    folder: Path, script: str, environment: str, address: str, *, folder_of_scripts: str = "openai"
+) -> str:
     """What the script prints."""
-    script = path.name
     made = folder / "client"
     made.mkdir()
-    shutil.copy(path, made)
+    shutil.copy(SCRIPTS / folder_of_scripts / script, made)
     (made / "node_modules").symlink_to(NODE_PACKAGES)
     (made / "dot.png").write_bytes(DOT)
     (made / "keys.json").write_text(json.dumps({"chatbot": SECRET}))
