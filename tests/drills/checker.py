@@ -65,7 +65,7 @@ def _faults(index: LogIndex, one: Operation) -> Iterator[str]:
         return  # what it held is erased
     if one.kind in ("patch", "create", "fork", "chat", "edit", "regenerate") and index.effect_of(one) is None:
         yield "no event tells of it"
-    if one.message_id is not None:
+    if one.message_id is not None and one.message_id not in index.adopted[one.session_id]:
         posted = index.posted.get(one.message_id)
         if posted is None:
             yield f"message {one.message_id} is lost"

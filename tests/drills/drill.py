@@ -9,8 +9,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from tests.drills.drill_record import DrillRecord
-from tests.drills.environment.drill_cluster import Cluster, cluster
-from tests.drills.fault_injection import FaultInjector
+from tests.drills.environment.drill_cluster import Cluster, Shape, cluster
+from tests.drills.fault_injection import FaultInjector, FaultPlan
 from tests.drills.load.drill_clients import DrillClient, SessionPool
 from tests.drills.load.drill_readers import DrillReader
 from tests.drills.load.key_clients import KeyClient
@@ -20,17 +20,22 @@ CLIENTS = 6
 ADMINISTRATORS = 2
 READERS = 6
 FINISH_TIMEOUT_S = 150.0  # of what clients are at when the load ends: six attempts of a request
+SHAPES = {
+    "nodes": Shape(nodes=3, share=8),
+    "nodes of workers": Shape(nodes=3, workers=2, share=5),
+    "one process": Shape(postgres=False, share=2),
+    "workers": Shape(workers=3, postgres=False, share=5),
+}
 WARM_UP_S = 1.5  # before the first fault
 
 
 class DrillPlan(Struct, frozen=True):
-    """What a drill is to be. `postgres`: over PostgreSQL, with several nodes; otherwise one over SQLite."""
+    """What a drill is to be."""
 
     seed: int
     seconds: float
-    nodes: int = 3
-    postgres: bool = True
-    only: str = ""  # words that the kind of a fault must have
+    shape: Shape
+    faults: FaultPlan = FaultPlan()
 
 
 class DrillResult(Struct):
@@ -44,7 +49,7 @@ class DrillResult(Struct):
 
 async def drill(plan: DrillPlan, folder: Path, say: Callable[[str], None]) -> DrillResult:
     """Run it in `folder`. Raises AssertionError where not even a verdict is possible: a part does not come back."""
-    async with cluster(folder, plan.nodes, postgres=plan.postgres) as parts:
+    async with cluster(folder, plan.shape) as parts:
         record = DrillRecord([], [], [], [])
         try:
             return await _run(plan, parts, record, say)
@@ -58,7 +63,7 @@ async def _run(plan: DrillPlan, parts: Cluster, record: DrillRecord, say: Callab
     clients = [DrillClient(f"client {n}", targets, pool, rng.randrange(2**32)) for n in range(CLIENTS)]
     readers = [DrillReader(f"reader {n}", targets, pool, rng.randrange(2**32)) for n in range(READERS)]
     administrators = [KeyClient(f"admin {n}", targets, rng.randrange(2**32)) for n in range(ADMINISTRATORS)]
-    injector = FaultInjector(parts, rng.randrange(2**32), say, plan.only)
+    injector = FaultInjector(parts, plan.faults, rng.randrange(2**32), say)
     stop = asyncio.Event()
     following = [asyncio.create_task(reader.run()) for reader in readers]
     everybody: list[DrillClient | KeyClient] = [*clients, *administrators]
@@ -75,6 +80,8 @@ async def _run(plan: DrillPlan, parts: Cluster, record: DrillRecord, say: Callab
         await wait_until_quiet(parts.nodes[0], record)
         say(f"quiet {time.monotonic() - healed_s:.1f} s after the last answer")
         await post_last_messages(targets, readers, record)
+        await wait_until_quiet(parts.nodes[0], record, is_last=True)
+        say("all is at rest")
     finally:
         await _cancel([*following, *working])
         record.complaints += injector.complaints

@@ -89,7 +89,7 @@ class NodeView(Struct):
 
 
 class FaultSpan(Struct):
-    """When a fault was there. `to_s`: when it was undone, and what it had stopped was ready again."""
+    """When a fault was there. `to_s`: when it was undone; what had ended begins to start then."""
 
     kind: str
     parts: list[str]

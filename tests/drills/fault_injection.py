@@ -18,10 +18,10 @@ from tests.drills.environment.database_pair import DatabasePair
 from tests.drills.environment.drill_cluster import SERVERS, Cluster
 from tests.drills.environment.drill_database import Database
 from tests.drills.environment.drill_nodes import Node
+from tests.drills.environment.drill_processes import signal_process, wait_until_gone
 from tests.drills.environment.network_namespaces import HUB, ProgramFailed
 
-FAULT_DURATION_S = (0.3, 7.0)  # shorter and longer than nodes.failure_timeout_s (3 s in a drill)
-FAULT_INTERVAL_S = (0.5, 4.0)
+DURATION_MIN_S, INTERVAL_MIN_S = 0.3, 0.2  # of a fault, and from the end of one to the next
 MODEL, PRIMARY, STANDBY = "model", "primary", "standby"
 DETECTION_S = 1.5  # from a primary that nobody reaches any more to the promotion of its standby
 OVERLAP_PROBABILITY = 0.25  # how likely another fault comes before one is undone
@@ -42,6 +42,17 @@ class Fault(Struct):
     parts: frozenset[str]
     do: Act
     undo: Act
+
+
+class FaultPlan(Struct, frozen=True):
+    """Which faults, and how close together. `only` are words that the kind of each must have, `first` those of the
+    kind that comes first.
+    """
+
+    only: str = ""
+    first: str = ""
+    duration_max_s: float = 7.0  # twice nodes.failure_timeout_s in a drill
+    interval_max_s: float = 4.0
 
 
 async def no_undo() -> None:
@@ -85,12 +96,58 @@ def _node_faults(cluster: Cluster, node: Node) -> list[Fault]:
         Fault("freeze a node", one, freeze, thaw),
         Fault("stop a node", one, stop, node.part.start),
     ]
+    if node.workers > 1:
+        roles = ("worker", "writer") if cluster.databases is None else ("worker",)
+        found += [fault for role in roles for fault in _process_faults(node, role)]
+        found += _master_faults(node)
     peers = [other.name for other in cluster.nodes if other is not node]
     places = {"its peers": peers, "the database": list(SERVERS), "the clients": [HUB], "everybody": cluster.others}
     return found + [
         _cut(cluster, node, f"cut a node from {whom}", others)
         for whom, others in (places.items() if cluster.network else ())
     ]
+
+
+def _process_faults(node: Node, role: str) -> Iterator[Fault]:
+    """Of one of its processes; of none where it has none of this role at the time."""
+    parts = frozenset({node.name})
+    frozen: list[int] = []
+
+    async def kill() -> None:
+        for pid in node.processes(role)[:1]:
+            signal_process(pid, signal.SIGKILL)
+
+    async def freeze() -> None:
+        frozen[:] = node.processes(role)[:1]
+        for pid in frozen:
+            signal_process(pid, signal.SIGSTOP)
+
+    async def thaw() -> None:
+        for pid in set(frozen) & set(node.part.children()):  # its master may have replaced it
+            signal_process(pid, signal.SIGCONT)
+
+    yield Fault(f"kill -9 a {role}", parts, kill, no_undo)
+    yield Fault(f"freeze a {role}", parts, freeze, thaw)
+
+
+def _master_faults(node: Node) -> Iterator[Fault]:
+    parts = frozenset({node.name})
+    orphans: list[int] = []
+
+    async def reload() -> None:
+        if node.part.pid is not None and await node.is_up():  # before that it would end it
+            signal_process(node.part.pid, signal.SIGHUP)
+
+    async def kill() -> None:
+        orphans[:] = node.part.children()
+        await node.part.kill_alone()
+
+    async def start() -> None:
+        await wait_until_gone(orphans)
+        await node.part.start()
+
+    yield Fault("replace the processes of a node", parts, reload, no_undo)
+    yield Fault("kill -9 a master", parts, kill, start)
 
 
 def _cut(cluster: Cluster, node: Node, kind: str, others: list[str]) -> Fault:
@@ -184,32 +241,36 @@ def _promotions(cluster: Cluster, pair: DatabasePair) -> Iterator[Fault]:
 
 
 class FaultInjector:
-    """Injects faults until told to stop; then undoes what is left. `injected` counts them by kind.
+    """Injects faults until told to stop; then undoes what is left. `injected` counts them by kind."""
 
-    `only` are words that a kind must have to be injected.
-    """
-
-    def __init__(self, cluster: Cluster, seed: int, say: Callable[[str], None], only: str = "") -> None:
+    def __init__(self, cluster: Cluster, plan: FaultPlan, seed: int, say: Callable[[str], None]) -> None:
         self.injected: Counter[str] = Counter()
         self.complaints: list[str] = []
         self.spans: list[FaultSpan] = []
         self._cluster = cluster
-        self._faults = [fault for fault in faults_of(cluster) if only in fault.kind]
+        self._plan = plan
+        self._faults = [fault for fault in faults_of(cluster) if plan.only in fault.kind]
         self._rng = random.Random(seed)
         self._say = say
         self._active: list[tuple[Fault, FaultSpan]] = []
-        self._round: list[Fault] = []
+        self._round = self._shuffled()
+        if plan.first:
+            first = next(fault for fault in self._round if plan.first in fault.kind)
+            self._round.remove(first)
+            self._round.insert(0, first)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Raises AssertionError when a part does not come back."""
         try:
             while not stop.is_set():
-                await _sleep_unless(stop, self._rng.uniform(*FAULT_INTERVAL_S))
+                await _sleep_unless(stop, self._rng.uniform(INTERVAL_MIN_S, self._plan.interval_max_s))
                 await self._restart_ended_nodes()
                 if not stop.is_set():
-                    await self._inject()
-                    await _sleep_unless(stop, self._rng.uniform(*FAULT_DURATION_S))
-                    if self._rng.random() > OVERLAP_PROBABILITY:
+                    fits = await self._inject()
+                    await _sleep_unless(
+                        stop, self._rng.uniform(DURATION_MIN_S, self._plan.duration_max_s) if fits else 0
+                    )
+                    if not fits or self._rng.random() > OVERLAP_PROBABILITY:
                         await self._undo()
         finally:
             await asyncio.shield(self._undo())
@@ -227,6 +288,7 @@ class FaultInjector:
             self._say(f"undo  {fault.kind} {span.parts}")
             await fault.undo()
             span.to_s = time.time()
+            self._say(f"done  {fault.kind} {span.parts}")
 
     async def _restart_ended_nodes(self) -> None:
         held = self._affected_parts()
@@ -236,14 +298,14 @@ class FaultInjector:
                 self._say(f"{node.name} has ended by itself: {node.tail(300)}")
                 await node.part.start()
 
-    async def _inject(self) -> None:
-        """Each fault has its turn, in an order drawn anew each round."""
+    async def _inject(self) -> bool:
+        """Each fault has its turn, in an order drawn anew each round. False: all are of parts that are held already."""
         held = self._affected_parts()
         if not self._round:
-            self._round = self._rng.sample(self._faults, len(self._faults))
+            self._round = self._shuffled()
         fault = next((one for one in self._round if not one.parts & held), None)
         if fault is None:
-            return
+            return False
         self._round.remove(fault)
         span = FaultSpan(fault.kind, sorted(fault.parts), time.time(), NEVER_S)
         self.spans.append(span)
@@ -254,6 +316,10 @@ class FaultInjector:
             await fault.do()
         except StopFailed as complaint:
             self.complaints.append(str(complaint))
+        return True
+
+    def _shuffled(self) -> list[Fault]:
+        return self._rng.sample(self._faults, len(self._faults))
 
     def _affected_parts(self) -> set[str]:
         return {part for fault, _ in self._active for part in fault.parts}

@@ -24,15 +24,22 @@ LAST_MESSAGE_TIMEOUT_S = 30.0
 PAGE = 5000
 
 
-async def wait_until_quiet(node: Node, record: DrillRecord) -> None:
-    """No reply is owed any more, as the log says; or the time is up, and the checker will say so."""
+async def wait_until_quiet(node: Node, record: DrillRecord, *, is_last: bool = False) -> None:
+    """No reply is owed any more, as the log says; or the time is up, and the checker will say so. `is_last`: no session
+    is to expire either, so that nothing happens any more. A request expires each as soon as it is due: the service's
+    own timer may be a minute late for one whose reply has just ended.
+    """
     until_s = time.monotonic() + QUIET_TIMEOUT_S
-    async with new_client(ROOT_SECRET) as http:
+    async with new_client(ROOT_SECRET) as auditor, new_client() as http:
         while True:
             with suppress(httpx.HTTPError):
-                record.log += await _log(http, node, len(record.log))
-                if _is_quiet(LogIndex(record.log)):
+                record.log += await _log(auditor, node, len(record.log))
+                index = LogIndex(record.log)
+                expiring = _expiring(index) if is_last else []
+                if _is_quiet(index) and not expiring:
                     return
+                for session_id in expiring:  # a change of nothing is no access
+                    await http.patch(f"{node.url}/api/sessions/{session_id}", json={"pinned": False})
             if time.monotonic() > until_s:
                 return
             await asyncio.sleep(0.3)
@@ -49,6 +56,12 @@ def _is_quiet(index: LogIndex) -> bool:
         for reply in index.replies.values()
         if not index.is_deleted(reply.session_id)
     )
+
+
+def _expiring(index: LogIndex) -> list[str]:
+    """The sessions that are left and have a timeout: all of them are short."""
+    created = {session_id: events[0].data or {} for session_id, events in index.sessions.items()}
+    return [one for one, data in created.items() if data.get("timeout_s") and not index.is_gone(one)]
 
 
 async def post_last_messages(targets: Targets, readers: list[DrillReader], record: DrillRecord) -> None:
@@ -92,18 +105,25 @@ async def _post_last_message(http: httpx.AsyncClient, targets: Targets, session_
 
 async def collect_node_views(parts: Cluster, record: DrillRecord, secrets: dict[str, str]) -> None:
     """The log, what each node says of each session and each secret, and the verdict of `run.py verify`."""
-    async with new_client(ROOT_SECRET) as auditor, new_client() as http:
-        record.log = await _log(auditor, parts.nodes[0], 0)
-        for node in parts.nodes:
-            log = record.log if node is parts.nodes[0] else await _log(auditor, node, 0)
-            seen = NodeView(node.name, sha256(msgspec.json.encode(log)).hexdigest(), {})
-            for session_id in LogIndex(record.log).sessions:
-                seen.histories[session_id] = await _history(http, node, session_id)
-            for name, secret in secrets.items():
-                headers = {"Authorization": f"Bearer {secret}"}
-                seen.keys[name] = (await http.get(f"{node.url}/api/sessions?limit=1", headers=headers)).status_code
-            record.seen.append(seen)
+    for node in parts.nodes:
+        for _ in range(node.workers):  # each time with a new connection, which may be another worker's
+            record.seen.append(await _view(node, record, secrets))
     await _verify(parts, record)
+
+
+async def _view(node: Node, record: DrillRecord, secrets: dict[str, str]) -> NodeView:
+    """What the node says. The log of the first view is the record's from now on. Raises httpx.HTTPError."""
+    async with new_client(ROOT_SECRET) as auditor, new_client() as http:
+        log = await _log(auditor, node, 0)
+        record.log = record.log if record.seen else log
+        view = NodeView(node.name, sha256(msgspec.json.encode(log)).hexdigest(), {})
+        for session_id in LogIndex(record.log).sessions:
+            view.histories[session_id] = await _history(http, node, session_id)
+        for name, secret in secrets.items():
+            headers = {"Authorization": f"Bearer {secret}"}
+            answer = await http.get(f"{node.url}/api/sessions?limit=1", headers=headers)
+            view.keys[name] = answer.status_code
+        return view
 
 
 async def _log(http: httpx.AsyncClient, node: Node, after: int) -> list[LoggedEvent]:

@@ -1,4 +1,4 @@
-"""Drills for as long as you like: `python -m tests.drills.rounds --minutes 20 --seed 7`.
+"""Drills for as long as you like: `python -m tests.drills.rounds --minutes 20 --seed 7`, in each shape of the service.
 
 One that finds something keeps its folder: the histories, the log, and what each node and the database wrote.
 """
@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from tests.drills.checker import check
-from tests.drills.drill import DrillPlan, drill
+from tests.drills.drill import SHAPES, DrillPlan, drill
 from tests.drills.drill_record import DrillRecord
 from tests.drills.drill_report import table, violation_context
+from tests.drills.fault_injection import FaultPlan
 
 SHOWN_MAX = 12
 
@@ -52,31 +53,39 @@ def open_folder() -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of faults; what follows takes a minute more")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of faults; a drill takes a minute more")
     parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="draws the same faults and requests")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--sqlite", action="store_true", help="one node over SQLite")
-    parser.add_argument("--only", default="", help="words that the kind of a fault must have, such as 'freeze'")
+    parser.add_argument("--shape", choices=SHAPES, help="only this one; otherwise each has its part of the minutes")
+    parser.add_argument("--only", default="", help="words that the kind of each fault must have, such as 'freeze'")
     parser.add_argument("--check", type=Path, help="only check again what a drill left in this folder")
     options = parser.parse_args()
     if options.check:
         return 1 if print_verdict(DrillRecord.load(options.check), options.seed) else 0
-    nodes = 1 if options.sqlite else options.nodes
-    plan = DrillPlan(options.seed, options.minutes * 60, nodes, postgres=not options.sqlite, only=options.only)
+    shapes = {options.shape: SHAPES[options.shape]} if options.shape else SHAPES
+    found = 0
+    for name, shape in shapes.items():
+        seconds = options.minutes * 60 * shape.share / sum(one.share for one in shapes.values())
+        plan = DrillPlan(options.seed, seconds, shape, FaultPlan(only=options.only))
+        found += run_drill(name, plan)
+    return 1 if found else 0
+
+
+def run_drill(name: str, plan: DrillPlan) -> int:
+    """One drill in a folder of its own, which is kept if it finds something. Returns how many violations there are."""
     folder = open_folder()
-    print(f"seed {plan.seed}, {plan.nodes} nodes, {options.minutes:g} minutes, in {folder}", flush=True)
+    print(f"{name}: seed {plan.seed}, {plan.seconds / 60:g} minutes, in {folder}", flush=True)
     found = 1
     try:
         found = asyncio.run(one_drill(plan, folder))
     except KeyboardInterrupt:
         found = 0
-        return 130
+        raise
     finally:
         if found:
             print(f"kept: {folder}", flush=True)
         else:
             shutil.rmtree(folder)
-    return 1 if found else 0
+    return found
 
 
 if __name__ == "__main__":

@@ -252,7 +252,7 @@ def goes_on_after_expiry(record: DrillRecord) -> None:
 def never_expired(record: DrillRecord) -> None:
     del record.log[-1]
     logged(record.log, S, "metadata_changed", metadata={})
-    record.log[-1].recorded_s = 60.0
+    record.log[-1].recorded_s = 100.0
 
 
 def expired_is_read(record: DrillRecord) -> None:

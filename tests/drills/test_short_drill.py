@@ -1,4 +1,4 @@
-"""Three nodes over PostgreSQL behind nginx, and all that can go wrong between them: no promise is broken.
+"""Nodes over PostgreSQL behind nginx, or workers over a file, and all that can go wrong: no promise is broken.
 
 The long drill is `python -m tests.drills.rounds`; this is a short one, with another seed each time.
 """
@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.drills.checker import check
-from tests.drills.drill import DrillPlan, drill
+from tests.drills.drill import SHAPES, DrillPlan, drill
 from tests.drills.drill_report import table, violation_context
 from tests.drills.environment.drill_database import programs
+from tests.drills.fault_injection import FaultPlan
 from tests.drills.rounds import open_folder
 from tests.support.programs.external_programs import requires_program
 
-SECONDS = 25.0  # of faults; start, settling and checks take as long again
+SECONDS = 14.0  # of faults; start, settling and checks take as long again
 pytestmark = [pytest.mark.real_part, pytest.mark.timeout(300), requires_program("nginx")]
 
 
@@ -40,9 +41,11 @@ async def check_drill(plan: DrillPlan, folder: Path) -> None:
 
 @pytest.mark.skipif(programs() is None, reason="postgresql is not installed")
 async def test_three_nodes_keep_every_promise_while_nodes_network_and_database_fail() -> None:
-    await check_drill(DrillPlan(seed=random.randrange(2**31), seconds=SECONDS), open_folder())
+    """A standby is promoted each time; what else goes wrong differs."""
+    faults = FaultPlan(first="promote", duration_max_s=4.5, interval_max_s=1.0)
+    await check_drill(DrillPlan(random.randrange(2**31), SECONDS, SHAPES["nodes"], faults), open_folder())
 
 
-async def test_one_node_over_sqlite_keeps_every_promise_while_it_is_killed_and_frozen() -> None:
-    plan = DrillPlan(seed=random.randrange(2**31), seconds=10.0, nodes=1, postgres=False)
-    await check_drill(plan, open_folder())
+async def test_one_node_over_sqlite_keeps_every_promise_while_its_processes_are_killed_and_frozen() -> None:
+    faults = FaultPlan(first="worker", duration_max_s=3.0, interval_max_s=1.0)
+    await check_drill(DrillPlan(random.randrange(2**31), 8.0, SHAPES["workers"], faults), open_folder())

@@ -1,7 +1,7 @@
 """What a drill runs on: nodes over one log, a proxy before them, a model server behind them; and all of it gone after.
 
-Two shapes: one node over SQLite, and several over PostgreSQL. Where namespaces can be had each part has its own, so
-that any two can be cut from each other; `uncut` says why not, otherwise.
+Two shapes: one node over SQLite, and several over PostgreSQL, each of one process or of several. Where namespaces can
+be had each part has its own, so that any two can be cut from each other; `no_network_reason` says why not, otherwise.
 """
 
 import shutil
@@ -31,6 +31,17 @@ PROXIED = """
 """  # nginx sends no POST or PATCH again that may have arrived, by itself
 
 
+class Shape(Struct, frozen=True):
+    """How the service runs: nodes over PostgreSQL, or one over a file, each of so many workers. `share`: of the time
+    for drills, compared with other shapes.
+    """
+
+    nodes: int = 1
+    workers: int = 1
+    postgres: bool = True
+    share: float = 1
+
+
 class Cluster(Struct):
     """The parts of a drill. `place` is the log's, as DATABASE_URL has it."""
 
@@ -50,16 +61,16 @@ class Cluster(Struct):
 
 
 @asynccontextmanager
-async def cluster(folder: Path, nodes: int, *, postgres: bool) -> AsyncIterator[Cluster]:
+async def cluster(folder: Path, shape: Shape) -> AsyncIterator[Cluster]:
     """Started and ready, in `folder`, which other users can enter. Its processes and namespaces end with it."""
     async with AsyncExitStack() as stack:
-        names = [f"n{number}" for number in range(1, nodes + 1)]
-        no_network_reason = await why_no_network() if postgres else "a log in a file needs no network"
+        names = [f"n{number}" for number in range(1, shape.nodes + 1)]
+        no_network_reason = await why_no_network() if shape.postgres else "a log in a file needs no network"
         net = None if no_network_reason else await stack.enter_async_context(network([*SERVERS, *names]))
         model = ModelServer(host=net.address(HUB) if net else LOOPBACK, delay_s=MODEL_DELAY_S)
         await stack.enter_async_context(model)
         databases, place = None, str(folder / "chatbot.db")
-        if postgres:
+        if shape.postgres:
             endpoints = {name: _place(net, name) for name in SERVERS}
             databases = DatabasePair(folder, endpoints, net.mask if net else f"{LOOPBACK}/32")
             stack.push_async_callback(databases.kill)
@@ -67,7 +78,7 @@ async def cluster(folder: Path, nodes: int, *, postgres: bool) -> AsyncIterator[
             place = databases.url
         made: list[Node] = []
         for name in names:
-            node = make_node(name, folder / name, _place(net, name), place, model.url)
+            node = make_node(name, folder / name, _place(net, name), place, model.url, workers=shape.workers)
             stack.push_async_callback(node.part.kill)
             await node.start()
             made.append(node)

@@ -45,11 +45,16 @@ SETTINGS = {  # quicker than in earnest, so that a short drill sees each of them
 
 
 class Node(Struct):
-    """One node: where clients reach it, and how it is run."""
+    """One node: where clients reach it, and how it is run. `workers` serve; one has no master."""
 
     name: str
     url: str
     part: ManagedProcess
+    workers: int = 1
+
+    def processes(self, role: str) -> list[int]:
+        """Of its master: `writer`, the one that has the log's write side, or `worker`, those that serve."""
+        return [pid for pid in self.part.children() if _role_of(pid) == role]
 
     async def start(self) -> None:
         """Started and ready. Raises AssertionError with the end of its log."""
@@ -81,7 +86,14 @@ class Node(Struct):
         return self.part.log.read_text(errors="replace")[-characters:]
 
 
-def make_node(name: str, folder: Path, endpoint: Endpoint, place: str, model_url: str) -> Node:
+def _role_of(pid: int) -> str:
+    """As the master tells it to the process."""
+    with suppress(OSError):
+        return "writer" if b'"role":"writer"' in Path(f"/proc/{pid}/environ").read_bytes() else "worker"
+    return ""
+
+
+def make_node(name: str, folder: Path, endpoint: Endpoint, place: str, model_url: str, *, workers: int = 1) -> Node:
     """A node that keeps its projections in `folder`, and the log at `place` (DATABASE_URL). Not started."""
     folder.mkdir()
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("CHATBOT_")}
@@ -94,8 +106,8 @@ def make_node(name: str, folder: Path, endpoint: Endpoint, place: str, model_url
         "CHATBOT_NODES_LISTEN_HOST": endpoint.address,
         "CHATBOT_NODES_LISTEN_PORT": str(endpoint.peers_port),
     }
-    command = (*endpoint.command_prefix, sys.executable, str(ROOT / "run.py"))
+    command = (*endpoint.command_prefix, sys.executable, str(ROOT / "run.py"), "--workers", str(workers))
     part = ManagedProcess(
         command, folder, folder / "node.log", {**inherited, **environment(folder, model_url, **settings)}
     )
-    return Node(name, f"http://{endpoint.address}:{endpoint.port}", part)
+    return Node(name, f"http://{endpoint.address}:{endpoint.port}", part, workers)

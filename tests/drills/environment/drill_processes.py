@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,21 +43,25 @@ class ManagedProcess:
 
     def send(self, number: signal.Signals) -> None:
         """To it and all that it has started. An ended one hears nothing."""
-        for pid in [self.pid, *self._children()]:
+        for pid in [self.pid, *self.children()]:
             if pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                signal_process(pid, number)
 
     async def kill(self) -> None:
         """kill -9, at this very instant."""
         self.send(signal.SIGKILL)
         await self.ended()
 
+    async def kill_alone(self) -> None:
+        """kill -9 without what it has started."""
+        if self.pid is not None:
+            signal_process(self.pid, signal.SIGKILL)
+        await self.ended()
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Its exit code, once it has ended by itself. Raises TimeoutError."""
         if self.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+            signal_process(self.pid, number)
         return await self.ended()
 
     async def once(self, *arguments: str) -> str:
@@ -70,9 +74,23 @@ class ManagedProcess:
         async with asyncio.timeout(END_TIMEOUT_S):
             return await self._process.wait()
 
-    def _children(self) -> list[int]:
+    def children(self) -> list[int]:
+        """The processes that it has started and that have not ended, oldest first."""
         if self.pid is None:
             return []
         with suppress(OSError):
             return [int(one) for one in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
         return []
+
+
+def signal_process(pid: int, number: signal.Signals) -> None:
+    """An ended process hears nothing."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+async def wait_until_gone(pids: Iterable[int]) -> None:
+    """Until none of these processes runs. Raises TimeoutError."""
+    async with asyncio.timeout(END_TIMEOUT_S):
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            await asyncio.sleep(0.02)

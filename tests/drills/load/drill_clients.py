@@ -15,7 +15,7 @@ from tests.drills.load.client_requests import Targets, ask, new_client, note_cha
 ATTEMPTS_MAX = 6  # of one request with a key; then its outcome stays unknown
 SESSIONS_MAX = 10
 PAUSE_S = (0.02, 0.25)  # between a client's requests
-TIMEOUTS_S = (0, 0, 0, 2, 4)  # of sessions: most never expire, others soon
+TIMEOUTS_S = (0, 0, 0, 1, 2)  # of sessions: most never expire, others soon
 RETRY_DELAY_S = (0.1, 0.6)  # before a request is made again
 WORDS = ("안녕", "wörter", "👩‍👩‍👧‍👦", "line\n\nbreak", "plain", "data: x", "\u2028", "so", "on")
 ACTS = {
