@@ -35,7 +35,7 @@ async def plan_recovery(ports: Ports, state: State | None, in_memory: Container[
             again = ReplyRequested(open_reply.reply_id, open_reply.message_id, parameters, attempt, node=node)
         content, parts = recorded.content, recorded.parts
         interrupted = ReplyInterrupted(open_reply.reply_id, content, "crash", parts=parts)
-        planned.append(_recovery_envelope(EndReply(interrupted, again), started))
+        planned.append(_recovery_envelope(EndReply(interrupted, again, open_reply.version), started))
     for pending in state.session.pending if not attempts_max else ():
         if await _is_orphaned(ports, pending, in_memory):
             request = await _opening_event(ports, session_id, pending)

@@ -39,7 +39,8 @@ class ReplyCloser:
             return None if open_reply is None else await self._cancel_remote(envelope, command, open_reply)
         await task.stop()
         ended = with_idempotency_key(task.build_early_end(ReplyCancelled, command.cause), command.idempotency_key)
-        return await self._stream.record_end(envelope, EndReply(ended)) or task.reply
+        end = EndReply(ended, started=task.reply.version)
+        return await self._stream.record_end(envelope, end) or task.reply
 
     async def _cancel_queued(self, envelope: Envelope, command: CancelReply, pending: PendingReply) -> Reply | None:
         """End a reply that has not started; a node that owes it learns that from the log."""
@@ -60,7 +61,7 @@ class ReplyCloser:
         if task is not None:
             await task.stop()
             ended = task.ended or task.build_early_end(event_class, cause)
-            await self._stream.record_end(envelope, EndReply(ended))
+            await self._stream.record_end(envelope, EndReply(ended, started=task.reply.version))
 
     async def end_all_replies(self, cause: str, envelope: Envelope) -> None:
         """End all replies of the session, also those that other nodes owe or write.
@@ -87,7 +88,8 @@ class ReplyCloser:
             recorded = await recorded_reply(self._ports.log, self._session_id, open_reply, page=page)
             content, parts = recorded.content, recorded.parts
             cancelled = ReplyCancelled(open_reply.reply_id, content, command.cause, parts=parts)
-            await self._stream.record_end(envelope, EndReply(with_idempotency_key(cancelled, command.idempotency_key)))
+            ended = with_idempotency_key(cancelled, command.idempotency_key)
+            await self._stream.record_end(envelope, EndReply(ended, started=open_reply.version))
         await self._stream.catch_up()
         return await recorded_remote_reply(self._ports, self._session_id, open_reply, envelope.caller)
 

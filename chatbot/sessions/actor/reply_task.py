@@ -105,7 +105,7 @@ class ReplyTask:
         if self._checkpoint_timer is not None:
             self._checkpoint_timer.cancel()
         self.ended = ended
-        self._send_to_actor(EndReply(ended))
+        self._send_to_actor(EndReply(ended, started=self.reply.version))
 
     def _schedule_checkpoint(self) -> None:
         """Have the text so far recorded once per interval: a crash loses no more than that."""
@@ -118,7 +118,8 @@ class ReplyTask:
             self._checkpoint_is_pending = True
             segments = reply.segments(offset, part)
             reply.compact()
-            self._send_to_actor(CheckpointReply(reply.reply_id, _checkpoint_events(reply.reply_id, segments)))
+            events = _checkpoint_events(reply.reply_id, segments)
+            self._send_to_actor(CheckpointReply(reply.reply_id, events, reply.version))
 
     def _send_to_actor(self, command: CheckpointReply | EndReply) -> None:
         try:

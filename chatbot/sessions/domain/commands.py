@@ -194,17 +194,23 @@ class StartReply(Struct, frozen=True):
 
 
 class CheckpointReply(Struct, frozen=True):
-    """Record what a reply has grown by: one event for each part that has."""
+    """Record what a reply has grown by: one event for each part that has. `started`: as in EndReply."""
 
     reply_id: str
     events: tuple[ReplyProgressed, ...]
+    started: int | None = None
 
 
 class EndReply(Struct, frozen=True):
-    """Record how a reply ended; `again`: and request it once more."""
+    """Record how a reply ended; `again`: and request it once more.
+
+    `started` is the version of the reply_started of the attempt that is meant; None: whichever. Meanwhile another node
+    may have closed that attempt and begun the next one.
+    """
 
     event: ReplyEnded
     again: ReplyRequested | None = None
+    started: int | None = None
 
 
 class RequeueReplies(Struct, frozen=True):

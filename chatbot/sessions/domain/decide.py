@@ -302,20 +302,22 @@ def _start_next_reply(state: State, command: StartReply, rules: Rules) -> Decisi
 
 
 def _record_reply_progress(state: State, command: CheckpointReply | EndReply, rules: Rules) -> Decision:
-    """Nothing is recorded for a reply that has ended already."""
+    """Nothing is recorded for a reply that has ended already, or whose next attempt has begun."""
     reply_id = command.event.reply_id if isinstance(command, EndReply) else command.reply_id
     open_reply = state.session.open_reply
     is_open = open_reply is not None and open_reply.reply_id == reply_id
+    is_meant = command.started is None or (open_reply is not None and open_reply.version == command.started)
     if isinstance(command, CheckpointReply):
-        return Decision(events=command.events if is_open else ())
-    # A queued reply has no text: only the session ends it. A late end of an earlier attempt is ignored.
-    is_pending = any(pending.reply_id == reply_id for pending in state.session.pending)
-    ends_early = isinstance(command.event, ReplyCancelled | ReplyInterrupted)
-    if not (is_open or (is_pending and ends_early)):
-        return Decision()
+        return Decision(events=command.events if is_open and is_meant else ())
     event: ReplyEnded = command.event
-    if not is_open and isinstance(event, ReplyCancelled | ReplyInterrupted):
-        event = replace(event, content="", parts=())  # what a node still had of an earlier attempt
+    # A queued reply has no text: only the session ends it. A late end of an earlier attempt is ignored, but not a
+    # cancel: it ends the reply as it is now, without the earlier attempt's text.
+    is_pending = any(pending.reply_id == reply_id for pending in state.session.pending)
+    ends_early = isinstance(event, ReplyCancelled) or (isinstance(event, ReplyInterrupted) and is_meant)
+    if not ((is_open and is_meant) or ((is_open or is_pending) and ends_early)):
+        return Decision()
+    if isinstance(event, ReplyCancelled | ReplyInterrupted) and not (is_open and is_meant):
+        event = replace(event, content="", parts=())
     names_model = open_reply is not None and open_reply.names_model
     if event.model in rules.models and not names_model:
         event = replace(event, counted_as=event.model)

@@ -409,5 +409,24 @@ def test_the_late_end_of_an_attempt_that_was_interrupted_is_not_heard() -> None:
     assert ask(state, commands.EndReply(ReplyFailed("r1", "", "llm_failed"))).events == ()
     interrupted = ReplyInterrupted("r1", "", "shutdown")
     assert ask(state, commands.EndReply(interrupted)).events == (interrupted,)
+    state = record(state, ask(state, commands.StartReply(Parameters())).events)
+    assert state.session.open_reply is not None
+    first, second = 3, state.session.open_reply.version  # the versions at which the attempts started
+    assert first < second
+    growth = (ReplyProgressed("r1", 0, "answer"),)
+    for started, events in ((first, ()), (second, growth)):
+        assert ask(state, commands.CheckpointReply("r1", growth, started)).events == events
+    for end in (completed(1), interrupted):
+        assert ask(state, commands.EndReply(end, started=first)).events == ()
+        assert ask(state, commands.EndReply(end, started=second)).events == (end,)
+
+
+def test_a_cancel_of_an_earlier_attempt_ends_the_next_one_without_its_text() -> None:
+    state = record(created(), ask(created(), post(1)).events)
+    again = ReplyRequested("r1", "m1", Parameters(), 2)
+    state = record(state, ask(state, commands.EndReply(ReplyInterrupted("r1", "answer 1", "shutdown"), again)).events)
     from_before = ReplyCancelled("r1", "answer 1", "superseded", parts=(Text("answer 1"),))
-    assert ask(state, commands.EndReply(from_before)).events == (ReplyCancelled("r1", "", "superseded"),)
+    without_text = (ReplyCancelled("r1", "", "superseded"),)
+    assert ask(state, commands.EndReply(from_before)).events == without_text
+    state = record(state, ask(state, commands.StartReply(Parameters())).events)
+    assert ask(state, commands.EndReply(from_before, started=3)).events == without_text
