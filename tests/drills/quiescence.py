@@ -59,9 +59,9 @@ def _is_quiet(index: LogIndex) -> bool:
 
 
 def _expiring(index: LogIndex) -> list[str]:
-    """The sessions that are left and have a timeout: all of them are short."""
-    created = {session_id: events[0].data or {} for session_id, events in index.sessions.items()}
-    return [one for one, data in created.items() if data.get("timeout_s") and not index.is_gone(one)]
+    """The sessions that are left and have a short timeout."""
+    timeouts = {session_id: (events[0].data or {}).get("timeout_s", 0) for session_id, events in index.sessions.items()}
+    return [one for one, timeout_s in timeouts.items() if 0 < timeout_s <= QUIET_TIMEOUT_S and not index.is_gone(one)]
 
 
 async def post_last_messages(targets: Targets, readers: list[DrillReader], record: DrillRecord) -> None:
