@@ -22,7 +22,7 @@ from chatbot.runtime.stop_signals import handle_stop_signals
 from chatbot.workers.control_channel import ControlMessage
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker_process import WorkerProcess
-from chatbot.workers.writer_supervisor import CONFIGURATION_EXIT_CODES, WriterSupervisor
+from chatbot.workers.writer_supervisor import CONFIGURATION_EXIT_CODES, DATABASE_EXIT_CODE, WriterSupervisor
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 STABLE_AFTER_S = 10.0  # a worker that ran this long may end once without a pause before its restart
@@ -139,7 +139,8 @@ class Master:
                 return
             no_retry = False  # it became ready
             failures = 1 if was_ready and time.monotonic() - started_s >= STABLE_AFTER_S else failures + 1
-            if not self._serving() and not was_ready and (code in CONFIGURATION_EXIT_CODES or failures >= ATTEMPTS_MAX):
+            is_final = self._is_final(code) or failures >= ATTEMPTS_MAX
+            if not self._serving() and not was_ready and is_final:
                 self._give_up(code)
                 return
             self._restarts += 1
@@ -148,6 +149,12 @@ class Master:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._stop.wait()
+
+    def _is_final(self, code: int) -> bool:
+        """Whether a worker that ends with this code would do so again. Where there is a writer, that has opened the
+        database: a worker that could not do so met a writer that hung.
+        """
+        return code in CONFIGURATION_EXIT_CODES and (self._writer is None or code != DATABASE_EXIT_CODE)
 
     async def _run_worker(self, slot: int) -> tuple[WorkerProcess | None, int]:
         """Start one worker and wait for its end. Returns it and its exit code; None if it could not be started."""

@@ -14,6 +14,7 @@ from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker_process import WriterProcess
 
 CONFIGURATION_EXIT_CODES = range(2, 6)  # wrong settings, database, address or model: see --help
+DATABASE_EXIT_CODE = 3
 STABLE_AFTER_S = 10.0  # a writer that ran this long may end once without a pause before its restart
 RESTART_BACKOFF = Backoff(first_s=0.1, max_s=5.0)  # of one that keeps failing: workers wait for it as long as that
 ATTEMPTS_MAX = 6  # in a row before any has served; then the master gives up
