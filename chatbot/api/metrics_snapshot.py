@@ -18,6 +18,7 @@ async def collect_metrics(services: Services) -> tuple[MetricFamily, ...]:
 
 async def refresh_gauges(services: Services) -> None:
     """Set the gauges whose values are not updated as they change."""
+    services.metrics.in_flight.set(services.readiness.open_requests)
     services.metrics.sessions(await _session_counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
     services.metrics.outdated(is_outdated=services.runner.unknown_event is not None)

@@ -57,7 +57,6 @@ async def request_middleware(request: web.Request, handler: Handler) -> web.Stre
     request_id = request[REQUEST_ID] = request_id_of(request, services)
     served = request.setdefault(SERVED, ServedRequest(time.perf_counter()))  # the HTTP server has noted it before
     served.route = _route_template(request)
-    services.metrics.in_flight.inc()
     services.readiness.open_requests += 1
     status = CLIENT_LEFT_STATUS  # until there is an answer
     # Not as a context manager, which would stay in memory for each reader that waits for hours.
@@ -68,7 +67,6 @@ async def request_middleware(request: web.Request, handler: Handler) -> web.Stre
         return response
     finally:
         structlog.contextvars.reset_contextvars(**bound)
-        services.metrics.in_flight.dec()
         services.readiness.open_requests -= 1
         method = request.method if request.method in METHODS else OTHER_METHOD
         duration_s = time.perf_counter() - served.started_s

@@ -73,20 +73,22 @@ async def prepare_command(  # noqa: PLR0912  an arm for each command that needs 
         case PostMessage():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_message(ports, state, command, caller)
-            command = await _checked(ports, state, command)
-            command = await _with_branch(ports, state, command)
+            parameters = requested_parameters(state, command, ports.rules)
+            command = await _checked(ports, state, command, parameters)
+            command = await _with_branch(ports, state, command, parameters)
         case Regenerate():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_regenerate(ports, state, command)
             state = await _with_context(ports, state, command, caller)
-            command = await _checked(ports, state, command)
-            command = await _with_branch(ports, state, command)
+            parameters = requested_parameters(state, command, ports.rules)
+            command = await _checked(ports, state, command, parameters)
+            command = await _with_branch(ports, state, command, parameters)
         case PostTranscript():
             _check_model(ports.provider, command.parameters.model)
             command = await _prepare_transcript(ports, state, command, caller)
         case StartReply():
             if command.parameters.whole_context:
-                return state, await _with_branch(ports, state, command)
+                return state, await _with_branch(ports, state, command, command.parameters)
             state = await _with_context(ports, state, command, caller)
             tokens = ports.provider.context_tokens(command.parameters.model or ports.provider.model)
             command = replace(command, context_tokens=tokens)
@@ -142,21 +144,19 @@ async def _resolve_message(
     return state, command
 
 
-async def _checked(ports: Ports, state: State, command: Requesting) -> Requesting:
-    """`command` with the size of the model's context, where that is known.
+async def _checked(ports: Ports, state: State, command: Requesting, parameters: Parameters) -> Requesting:
+    """`command`, which asks for `parameters`, with the size of the model's context, where that is known.
 
     Raises Unsupported if the model server is known not to take what the request asks for, NodesOutdated if another
     process could not read what the request and its reply would record.
     """
     provider, parts = ports.provider, command.parts if isinstance(command, PostMessage) else ()
-    asked = (command.parameters, command.turn, state.settings.parameters)
     takes = provider.takes
-    if parts or any(one.tools is not None for one in asked) or not (takes is None or takes >= TAKES_ALL):
-        parameters = requested_parameters(state, command, ports.rules)
-        if takes is not None:
-            _check_supported(parameters, parts, takes)
-        if (parts or parameters.tools is not None) and not await ports.log.admits(VERSIONS_WITH_PARTS):
-            raise NodesOutdated(OUTDATED)
+    if takes is not None and not takes >= TAKES_ALL:
+        _check_supported(parameters, parts, takes)
+    if (parts or parameters.tools is not None) and not await ports.log.admits(VERSIONS_WITH_PARTS):
+        raise NodesOutdated(OUTDATED)
+    asked = (command.parameters, command.turn, state.settings.parameters)
     model = next((one.model for one in asked if one.model is not None), provider.model)
     tokens = provider.context_tokens(model)
     return command if tokens is None else replace(command, context_tokens=tokens)
@@ -203,16 +203,14 @@ async def _prepare_transcript(
     return replace(command, context_tokens=tokens)
 
 
-async def _with_branch(ports: Ports, state: State, command: WithBranch) -> WithBranch:
-    """`command` with all messages of the branch, if the model is to be sent them all and the reply can start."""
+async def _with_branch(ports: Ports, state: State, command: WithBranch, parameters: Parameters) -> WithBranch:
+    """`command`, whose reply has `parameters`, with all messages of the branch, if the model is to be sent them all and
+    the reply can start.
+    """
+    if not parameters.whole_context or (state.session.is_busy and not isinstance(command, StartReply)):
+        return command  # if another reply runs, they are loaded when the reply starts
     leaf = _leaf_of(state, command)
-    if isinstance(command, StartReply):
-        parameters = command.parameters
-    elif state.session.is_busy:
-        return command  # loaded when the reply starts
-    else:
-        parameters = requested_parameters(state, command, ports.rules)
-    if not parameters.whole_context or leaf is None:
+    if leaf is None:
         return command
     return replace(command, branch=await load_whole_branch(ports, state, leaf))
 
