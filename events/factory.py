@@ -13,7 +13,6 @@ from events.options import LogOptions
 from events.remote.remote_log import RemoteLog
 from events.remote.shared_positions import SharedPositions
 from events.storage.append_batch import now_us
-from events.storage.sqlite.notifier import Notifier
 from events.storage.sqlite.sqlite_log import SqliteLog
 
 __all__ = ["LogOptions", "WriterAddress", "now_us", "open_log"]
@@ -35,7 +34,6 @@ async def open_log(  # noqa: PLR0913  each has a default that suits
     read_only: bool = False,
     clock: Callable[[], int] = now_us,
     observe: LogObserver | None = None,
-    notifier: Notifier | None = None,
     other_nodes: OtherNodes | None = None,
     writer: WriterAddress | None = None,
     owner: int | None = None,
@@ -43,9 +41,9 @@ async def open_log(  # noqa: PLR0913  each has a default that suits
 ) -> EventLog:
     """The log in `place`, a path or a PostgreSQL URL, created if missing; with `read_only` nothing is written.
 
-    `notifier` and `other_nodes` are for processes of one machine that append to one file; with `writer` another process
-    writes it. `owner` is the process to stop before another one can write the file; None: this one. `program` is the
-    version of this program, which that process or other nodes see.
+    With `writer` another process of this machine writes the file; `other_nodes` knows what the others can read. `owner`
+    is the process to stop before another one can write the file; None: this one. `program` is the version of this
+    program, which that process or other nodes see.
     Raises LogUnusable, which says what to do about it.
     """
     if isinstance(place, Path) and writer is not None and not read_only:
@@ -66,7 +64,6 @@ async def open_log(  # noqa: PLR0913  each has a default that suits
             read_only=read_only,
             clock=clock,
             observe=observe,
-            notifier=notifier,
             owner=owner,
             other_nodes=other_nodes,
         )

@@ -8,7 +8,6 @@ file): it would use another write-ahead log, and each of the two would overwrite
 
 import fcntl
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from events.errors import LogInUse, LogUnusable, Remedy
@@ -33,7 +32,6 @@ class DatabaseLock:
         self._path = database.with_name(database.name + "-lock")
         self._descriptor: int | None = None
         self._file: int | None = None  # of the database; None where flock and SQLite's locks conflict
-        self._adopted_file: int | None = None  # of the database, by `adopt`: stays open
         self.is_new = False  # whether `acquire` created `<database>-lock`
         self.is_new_database = False  # whether `acquire` created the database
 
@@ -107,36 +105,10 @@ class DatabaseLock:
             raise LogUnusable(f"database {self._database} cannot be opened: {error.strerror}") from error
         return descriptor
 
-    def adopt(self, descriptors: Sequence[int]) -> None:
-        """Share the locks with the process that acquired them and has passed `descriptors` on: they are released with
-        the last of these processes. Raises LogUnusable when `descriptors` are not of the files in place.
-
-        The database's own descriptor stays open until this process ends.
-        """
-        try:
-            are_held = all(
-                is_at(descriptor, path) and try_lock(descriptor)  # changes nothing where it is held already
-                for descriptor, path in zip(descriptors, (self._path, self._database), strict=False)
-            )
-            if are_held:
-                self._descriptor = os.dup(descriptors[0])
-        except OSError:
-            are_held = False
-        if not are_held:
-            raise LogUnusable(f"descriptors {tuple(descriptors)} do not hold the lock of database {self._database}")
-        self._adopted_file = descriptors[1] if len(descriptors) > 1 else None
-
     @property
     def database_descriptor(self) -> int | None:
         """A descriptor of the database's file, open at least until `release`; None where there is none."""
-        return self._file if self._file is not None else self._adopted_file
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """For processes that will `adopt` the locks. Raises ValueError when they are not held."""
-        if self._descriptor is None:
-            raise ValueError("the lock is not held")
-        return (self._descriptor,) if self._file is None else (self._descriptor, self._file)
+        return self._file
 
     def release(self, *, remove: bool = False) -> None:
         """Release the locks, once no connection to the database is open; with `remove`, delete `<database>-lock`, too.

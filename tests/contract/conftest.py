@@ -6,18 +6,14 @@ from pathlib import Path
 import pytest
 
 from events.log import EventLog
-from tests.support.log.stores import PostgresStores, RemoteSqliteStores, SharedSqliteStores, SqliteStores, Stores
+from tests.support.log.stores import PostgresStores, RemoteSqliteStores, SqliteStores, Stores
 
 
-@pytest.fixture(
-    params=["sqlite", "sqlite-shared", "sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)]
-)
+@pytest.fixture(params=["sqlite", "sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     opened: Stores
     if request.param == "sqlite":
         opened = SqliteStores(tmp_path)
-    elif request.param == "sqlite-shared":
-        opened = SharedSqliteStores(tmp_path)
     elif request.param == "sqlite-remote":
         opened = RemoteSqliteStores(tmp_path)
     else:

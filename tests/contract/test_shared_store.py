@@ -11,23 +11,20 @@ from events.integrity.chain_verifier import verify
 from events.log import EventLog
 from events.record import Head, StreamVersion
 from events.storage.postgres import head_listener
-from events.storage.sqlite import head_poller
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.sample_events import ASKED, deleted, posted
-from tests.support.log.stores import PostgresStores, RemoteSqliteStores, SharedSqliteStores, Stores
+from tests.support.log.stores import PostgresStores, RemoteSqliteStores, Stores
 
 Nodes = tuple[EventLog, EventLog]
 
 
-@pytest.fixture(params=["sqlite-shared", "sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)])
+@pytest.fixture(params=["sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)])
 async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Nodes]:
     stores: Stores
     if request.param == "postgres":
         stores = PostgresStores(await request.getfixturevalue("postgres").schema())
-    elif request.param == "sqlite-remote":
-        stores = RemoteSqliteStores(tmp_path)
     else:
-        stores = SharedSqliteStores(tmp_path)
+        stores = RemoteSqliteStores(tmp_path)
     yield await asyncio.gather(stores.open(), stores.open())  # together: one of them makes the table
     await stores.close()
 
@@ -100,8 +97,7 @@ async def test_a_follower_on_each_node_sees_every_event_in_order_and_skips_none(
 
 @pytest.fixture
 def without_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (head_poller, head_listener):
-        monkeypatch.setattr(module, "POLL_S", 60.0)
+    monkeypatch.setattr(head_listener, "POLL_S", 60.0)
 
 
 async def test_who_waits_on_one_node_is_woken_by_an_append_on_another(without_polls: None, nodes: Nodes) -> None:

@@ -12,22 +12,20 @@ from events.log import EventLog
 from events.record import EventHeader
 from tests.support.log.log_texts import fill
 from tests.support.log.sample_events import ASKED, deleted, posted
-from tests.support.log.stores import PostgresStores, RemoteSqliteStores, SharedSqliteStores, SqliteStores, Stores
+from tests.support.log.stores import PostgresStores, RemoteSqliteStores, SqliteStores, Stores
 
 Nodes = tuple[EventLog, EventLog]
 GIVE_UP_S = 20.0
 STREAMS = [f"s{number}" for number in range(4)]
 
 
-@pytest.fixture(params=["sqlite-shared", "sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)])
+@pytest.fixture(params=["sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)])
 async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Nodes]:
     stores: Stores
     if request.param == "postgres":
         stores = PostgresStores(await request.getfixturevalue("postgres").schema())
-    elif request.param == "sqlite-remote":
-        stores = RemoteSqliteStores(tmp_path)
     else:
-        stores = SharedSqliteStores(tmp_path)
+        stores = RemoteSqliteStores(tmp_path)
     yield await asyncio.gather(stores.open(), stores.open())
     await stores.close()
 

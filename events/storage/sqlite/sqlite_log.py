@@ -18,13 +18,9 @@ from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
 from events.storage.group_commit import GroupCommit, HeadNotifier
 from events.storage.incomplete_log import WritingCommand
-from events.storage.log_tail import LogTail
 from events.storage.media_sweeper import MediaSweeper
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.batched_connection import run_in_thread
-from events.storage.sqlite.head_poller import HeadPoller
-from events.storage.sqlite.notifier import Notifier
-from events.storage.sqlite.shared_batch_store import SharedBatchStore
 from events.storage.sqlite.sqlite_batch_store import SqliteBatchStore
 from events.storage.sqlite.sqlite_errors import unusable
 from events.storage.sqlite.sqlite_media import SqliteMedia
@@ -49,18 +45,12 @@ class WriteSide:
         store: SqliteBatchStore,
         options: LogOptions,
         observe: LogObserver,
-        notifier: Notifier | None,
         owner: int | None,
     ) -> "WriteSide":
-        """Take the locks (with `notifier`, those that the processes hold together), open the file, start the writer.
-        Raises LogUnusable or sqlite3.Error.
-        """
+        """Take the locks, open the file, start the writer. Raises LogUnusable or sqlite3.Error."""
         lock = DatabaseLock(database, owner)
         try:
-            if notifier is None:
-                await asyncio.to_thread(lock.acquire)
-            else:
-                await asyncio.to_thread(lock.adopt, notifier.locks)
+            await asyncio.to_thread(lock.acquire)
             store.on_files_lost = observe.files_lost
             await store.open(lock.database_descriptor)
             return cls(lock, store, GroupCommit(store, options, observe))
@@ -107,8 +97,6 @@ class SqliteLog(SqliteQueries):
         self._options = options
         self._clock, self._random_bytes = sources
         self._write_side = write_side
-        self._head_poller: HeadPoller | None = None
-        self._tail: LogTail | None = None  # of a file that other processes write
         self._gate: EventTypeGate | None = None
         self._closed: asyncio.Task[None] | None = None
         self._media_sweeper: MediaSweeper | None = None
@@ -125,7 +113,6 @@ class SqliteLog(SqliteQueries):
         clock: Callable[[], int] = now_us,
         random_bytes: Callable[[int], bytes] | None = None,
         observe: LogObserver | None = None,
-        notifier: Notifier | None = None,
         owner: int | None = None,
         other_nodes: OtherNodes | None = None,
         command: WritingCommand | None = None,
@@ -134,9 +121,9 @@ class SqliteLog(SqliteQueries):
 
         With `read_only` no event and no lock is written, so that offline commands work while a server runs and on a
         read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
-        `random_bytes` the salts, by default the system's. With `notifier` other processes append to the file, too, all
-        of them through such a log; `other_nodes` knows what those can read. A log that a command has not finished is
-        opened only for that `command`.
+        `random_bytes` the salts, by default the system's. `owner` is the process to stop before
+        another one can write the file; None: this one. `other_nodes` knows what other processes can read. A log that a
+        command has not finished is opened only for that `command`.
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
@@ -147,12 +134,8 @@ class SqliteLog(SqliteQueries):
             if read_only:
                 head = await _read_only_head(database, options, command)
             else:
-                store = (
-                    SqliteBatchStore(database, options, command)
-                    if notifier is None
-                    else SharedBatchStore(database, options, notifier, command)
-                )
-                side = await WriteSide.open(database, store, options, observe, notifier, owner)
+                store = SqliteBatchStore(database, options, command)
+                side = await WriteSide.open(database, store, options, observe, owner)
                 head = store.head
             await pool.open()
         except BaseException as error:
@@ -165,10 +148,6 @@ class SqliteLog(SqliteQueries):
             log._gate = EventTypeGate(other_nodes, observe)
         if side is not None:
             log._media_sweeper = MediaSweeper(log.media, clock)
-        if notifier is not None and side is not None:
-            log._head_poller = HeadPoller(head, pool, notifier)
-            log._head_poller.start()
-            log._tail = LogTail(log)
         return log
 
     @property
@@ -246,12 +225,12 @@ class SqliteLog(SqliteQueries):
 
     async def latest(self) -> Head:
         """As EventLog.latest."""
-        return self._head.current if self._head_poller is None else await self._head_poller.latest()
+        return self._head.current
 
     @property
     def is_shared(self) -> bool:
         """As EventLog.is_shared."""
-        return self._head_poller is not None
+        return False
 
     async def check_writable(self) -> None:
         """As EventLog.check_writable."""
@@ -262,19 +241,13 @@ class SqliteLog(SqliteQueries):
         return await self._head.wait(position)
 
     def hold(self, stream_id: str) -> None:
-        """As EventLog.hold."""
-        if self._tail is not None:
-            self._tail.hold(stream_id)
+        """As EventLog.hold: no other process appends."""
 
     def release(self, stream_id: str) -> None:
-        """As EventLog.release."""
-        if self._tail is not None:
-            self._tail.release(stream_id)
+        """As EventLog.release: no other process appends."""
 
     def listen(self, listener: AppendListener) -> None:
-        """As EventLog.listen."""
-        if self._tail is not None:
-            self._tail.listen(listener)
+        """As EventLog.listen: no other process appends."""
 
     async def close(self) -> None:
         """As EventLog.close. A second call waits for the first."""
@@ -285,12 +258,8 @@ class SqliteLog(SqliteQueries):
         await asyncio.shield(self._closed)
 
     async def _release(self) -> None:
-        if self._tail is not None:
-            await self._tail.close()
         if self._media_sweeper is not None:
             await self._media_sweeper.close()
-        if self._head_poller is not None:
-            await self._head_poller.close()
         await _release(self._pool, self._write_side)
 
     def _require_write_side(self) -> WriteSide:

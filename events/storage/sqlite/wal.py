@@ -28,8 +28,6 @@ from msgspec import Struct
 
 from events.errors import LogError, LogStopped, LogUnavailable
 from events.options import LogOptions
-from events.storage.sqlite.batched_connection import run_in_thread
-from events.storage.sqlite.write_lock import WriteLock
 
 PAGE_BYTES = 4096
 NEW_PAGES = 4000  # 16 MB: a log of this length is copied. A page that changes often is then copied once
@@ -40,7 +38,6 @@ HEADER_BYTES = 32  # of the log, https://www.sqlite.org/fileformat2.html#walform
 FRAME_BYTES = 24 + PAGE_BYTES  # of a page in it, at least
 COMPANIONS = ("-wal", "-shm")  # files beside the database
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
-_BUSY_RESULT = (1, -1, -1)  # as SQLite reports it where another connection runs a checkpoint
 _PASSIVE = "PRAGMA wal_checkpoint(PASSIVE)"  # neither waits for other connections nor makes them wait
 
 Connect = Callable[[], Awaitable[aiosqlite.Connection]]
@@ -107,15 +104,13 @@ class CheckpointSchedule:
 class WalCheckpointer:
     """Runs the schedule, for the one task that writes. Errors in the background are ignored: commits meet their own.
 
-    `connect` opens the second connection. Where other processes write the file, too, `write_lock` keeps them off while
-    the rest is copied; a checkpoint that another process runs is left to it.
+    `connect` opens the second connection.
     """
 
-    def __init__(self, options: LogOptions, connect: Connect, write_lock: WriteLock | None = None) -> None:
+    def __init__(self, options: LogOptions, connect: Connect) -> None:
         self.database_descriptor: int | None = None  # of the database's file, open as long as this; None: no sync
         self._options = options
         self._connect = connect
-        self._write_lock = write_lock
         self._schedule = CheckpointSchedule(options.wal_limit_bytes)
         self._connection: aiosqlite.Connection | None = None
         self._copying: asyncio.Task[None] | None = None
@@ -131,7 +126,7 @@ class WalCheckpointer:
             self._schedule.begin_pass()
             self._copying = asyncio.create_task(self._copy(), name="wal-checkpoint")
         elif step is CheckpointStep.FINISH:
-            self._schedule.finish(*await self._between_commits(writer, _PASSIVE))
+            self._schedule.finish(*await _checkpoint(writer, _PASSIVE))
         elif step is CheckpointStep.EMPTY:
             await self.empty(writer)
 
@@ -140,7 +135,7 @@ class WalCheckpointer:
         await self._end_copying()
         await writer.execute_fetchall(f"PRAGMA busy_timeout={BUSY_MS}")
         try:
-            busy, frames, copied = await self._between_commits(writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, frames, copied = await _checkpoint(writer, "PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             await writer.execute_fetchall(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
         self._schedule.finish(busy, frames, copied)
@@ -150,21 +145,6 @@ class WalCheckpointer:
         """End the background pass and close its connection."""
         await self._end_copying()
         await self._disconnect()
-
-    async def _between_commits(self, writer: aiosqlite.Connection, statement: str) -> tuple[int, int, int]:
-        write_lock = self._write_lock
-        if write_lock is None:
-            return await _checkpoint(writer, statement)
-
-        def checkpoint_locked(connection: sqlite3.Connection) -> tuple[int, int, int]:
-            with write_lock.held(BUSY_MS / 1000):
-                result: tuple[int, int, int] = connection.execute(statement).fetchone()
-                return result
-
-        try:
-            return await run_in_thread(writer, checkpoint_locked)
-        except LogUnavailable:
-            return _BUSY_RESULT
 
     async def _end_copying(self) -> None:
         copying, self._copying = self._copying, None

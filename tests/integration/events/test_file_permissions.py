@@ -12,9 +12,6 @@ from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from events.storage.private_file import create_private
-from events.storage.sqlite.sqlite_log import SqliteLog
-from events.storage.sqlite.write_lock import WriteLock
-from projections.sqlite.clone import clone_sibling, slot_path
 from tests.support.fake_console import FakeConsole, run_in_process
 from tests.support.log.log_files import log_with
 from tests.support.model.model_server import ModelServer
@@ -43,23 +40,6 @@ async def test_the_files_of_a_service(tmp_path: Path, model: ModelServer) -> Non
         assert {"chatbot.db", "chatbot.db-wal", "chatbot.db-shm", "projections.db", "projections.db-wal"} <= set(found)
         assert {"chatbot.db-lock", "projections.db-lock"} <= set(found)
         assert {name: oct(mode) for name, mode in found.items() if mode != 0o600} == {}
-
-
-async def test_the_files_of_workers(tmp_path: Path, model: ModelServer) -> None:
-    async with serving(tmp_path, model.url) as service:
-        await service.history(await service.session())  # so that there is something to copy
-    log = await SqliteLog.open(tmp_path / "chatbot.db")
-    try:
-        first = tmp_path / "projections.db"
-        assert await clone_sibling(slot_path(first, 2), first, log)
-    finally:
-        await log.close()
-    turn = WriteLock(tmp_path / "chatbot.db", 1.0)
-    with turn.held():
-        pass
-    turn.close()
-    assert {"projections-2.db", "chatbot.db-turn"} <= set(modes(tmp_path))
-    assert set(modes(tmp_path).values()) == {0o600}
 
 
 async def test_the_files_of_commands(tmp_path: Path) -> None:

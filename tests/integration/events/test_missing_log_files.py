@@ -23,7 +23,7 @@ from projections.observer import NoObserver as NoProjectionObserver
 from tests.support.fake_console import FakeConsole
 from tests.support.log.log_files import FilesLostObserver, foreign, log_with
 from tests.support.log.sample_events import ASKED, deleted, posted
-from tests.support.log.shared_log import SharedLogs
+from tests.support.log.stores import RemoteSqliteStores
 from tests.support.model.model_server import ModelServer
 from tests.support.service import started
 
@@ -196,8 +196,8 @@ async def test_files_that_sqlite_itself_has_deleted_are_not_missed(tmp_path: Pat
 @losses
 async def test_workers_each_notice(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     path = tmp_path / "log.db"
-    logs = SharedLogs(path, slots=2)
-    one, other = await logs.open(0), await logs.open(1)
+    logs = RemoteSqliteStores(tmp_path)
+    one, other = await logs.open(), await logs.open()
     await one.append("a", 0, [posted("x")], ASKED)
     lose(path)
     acknowledged = 1

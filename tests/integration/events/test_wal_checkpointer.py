@@ -10,10 +10,8 @@ from events.integrity.chain_verifier import verify
 from events.options import LogOptions
 from events.storage.sqlite import wal
 from events.storage.sqlite.sqlite_log import SqliteLog
-from events.storage.sqlite.write_lock import WriteLock
 from tests.support.log.log_files import foreign
 from tests.support.log.sample_events import ASKED, deleted, posted
-from tests.support.log.shared_log import SharedLogs
 
 APPENDERS = 8
 TEXT = "x" * 3000  # an event is a page, and one of the index is changed with it
@@ -106,29 +104,3 @@ async def test_an_erasure_in_the_midst_of_copying_leaves_no_text_in_any_file(tmp
         await writing
     assert (await verify(log))[1] is None
     await log.close()
-
-
-async def test_of_two_that_close_at_once_the_second_removes_it(tmp_path: Path) -> None:
-    logs = SharedLogs(tmp_path / "log.db", slots=2)
-    here, there = await logs.open(0), await logs.open(1)
-    await here.append("a", 0, [posted("1")], ASKED)
-    turn = WriteLock(logs.path, 0.0)
-    with turn.held():
-        closing = [asyncio.create_task(log.close()) for log in (here, there)]
-        done, _ = await asyncio.wait(closing, timeout=5 * wal.BUSY_MS / 1000)
-        assert not done  # else each would find the other there
-    await asyncio.gather(*closing)
-    assert not logs.path.with_name("log.db-wal").exists()
-    turn.close()
-    await logs.close()
-
-
-async def test_a_log_closes_though_another_process_keeps_the_turn(tmp_path: Path) -> None:
-    logs = SharedLogs(tmp_path / "log.db", slots=1)
-    log = await logs.open(0, LIMIT)
-    turn = WriteLock(logs.path, 0.0)
-    with turn.held():
-        async with asyncio.timeout(10 * LIMIT.busy_timeout_s):
-            await log.close()
-    turn.close()
-    await logs.close()

@@ -9,12 +9,13 @@ import pytest
 
 from events.errors import LogUnavailable
 from events.integrity.chain_verifier import verify
+from events.log import EventLog
 from events.options import LogOptions
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.log_files import FilesLostObserver
 from tests.support.log.sample_events import ASKED, deleted, posted
-from tests.support.log.shared_log import SharedLogs
+from tests.support.log.stores import RemoteSqliteStores
 
 CUT = "-wal was cut short while in use"
 HEAD, PART = 0, 32 + 2 * (24 + 4096)  # bytes that are left: none, or two pages
@@ -34,7 +35,7 @@ async def events_in(path: Path) -> int:
     return position
 
 
-async def damaged(log: SqliteLog) -> None:
+async def damaged(log: EventLog) -> None:
     async with asyncio.timeout(20):
         while log.damage is None:
             await asyncio.sleep(0.02)
@@ -87,8 +88,8 @@ async def test_it_is_found_while_nobody_appends(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("no_timer")  # two that look at the same time would be in each other's way
 async def test_every_worker_refuses(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    logs = SharedLogs(path, slots=2)
-    one, other = await logs.open(0), await logs.open(1)
+    logs = RemoteSqliteStores(tmp_path)
+    one, other = await logs.open(), await logs.open()
     await one.append("a", 0, [posted("one")], ASKED)
     await other.append("b", 0, [posted("one")], ASKED)
     cut(path)

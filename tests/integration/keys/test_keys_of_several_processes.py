@@ -22,7 +22,7 @@ from events.record import Metadata, RecordedEvent
 from tests.support.command_processes import run_command
 from tests.support.http.feed_reader import FeedReader
 from tests.support.log.memory_log import MemoryLog
-from tests.support.log.stores import PostgresStores, SharedSqliteStores, Stores
+from tests.support.log.stores import PostgresStores, RemoteSqliteStores, Stores
 from tests.support.model.model_server import ModelServer
 from tests.support.node_cluster import nodes
 from tests.support.programs.postgres_server import PostgresServer
@@ -38,13 +38,13 @@ KEYS, SESSIONS, CHANGES = "/api/keys", "/api/sessions", "/api/sessions/changes"
 GIVE_UP_S = 20.0
 
 
-@pytest.fixture(params=["sqlite-shared", pytest.param("postgres", marks=pytest.mark.real_part)])
+@pytest.fixture(params=["sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     opened: Stores
     if request.param == "postgres":
         opened = PostgresStores(await request.getfixturevalue("postgres").schema())
     else:
-        opened = SharedSqliteStores(tmp_path)
+        opened = RemoteSqliteStores(tmp_path)
     yield opened
     await opened.close()
 

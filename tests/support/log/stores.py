@@ -11,7 +11,6 @@ from events.options import LogOptions
 from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.log_service import LogService
-from tests.support.log.shared_log import SharedLogs
 
 START_US = 1_700_000_000_000_000
 
@@ -53,25 +52,6 @@ class SqliteStores:
     async def close(self) -> None:
         for log in self._opened:
             await log.close()
-
-
-SLOTS = 2  # logs that may be open at once, each of another process as it were
-
-
-class SharedSqliteStores:
-    """The same for a file to which others may append, too."""
-
-    def __init__(self, directory: Path) -> None:
-        self.clock: Callable[[], int] = SteppingClock()
-        self._shared = SharedLogs(directory / "log.db", slots=SLOTS)
-        self._opened = 0
-
-    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
-        self._opened += 1
-        return await self._shared.open(self._opened % SLOTS, options, observe, self.clock)
-
-    async def close(self) -> None:
-        await self._shared.close()
 
 
 class RemoteSqliteStores:

@@ -124,7 +124,7 @@ def test_where_the_systems_locks_conflict_the_name_alone_is_locked(
     file = os.open(tmp_path / "log.db", os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(file)
-    assert len(lock.descriptors) == 1
+    assert lock.database_descriptor is None
     with pytest.raises(LogInUse, match=str(os.getpid())):
         DatabaseLock(tmp_path / "log.db").acquire()
     lock.release()

@@ -1,5 +1,7 @@
 """Event types are written once every process over the log reads them."""
 
+import asyncio
+import socket
 from collections.abc import Sequence
 
 import pytest
@@ -153,7 +155,9 @@ async def test_what_may_be_passed_over_asks_nobody() -> None:
 async def test_workers_know_each_others_versions_from_their_master(
     order: ControlMessage, versions: list[NodeVersion] | None
 ) -> None:
-    control = ControlChannel.__new__(ControlChannel)
-    control.siblings, control._versions = {}, ()
+    ours, theirs = socket.socketpair()
+    control = ControlChannel(theirs.detach(), asyncio.Event())
     control._apply_message(order)
     assert await control.versions() == versions
+    control._end.close()
+    ours.close()

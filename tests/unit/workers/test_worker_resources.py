@@ -4,15 +4,21 @@ import asyncio
 import os
 import signal
 import socket
+import stat
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import structlog
 
+from chatbot.config.loader import load
 from chatbot.workers.connection_counts import ConnectionCounts, FairShare, create_counts_file
 from chatbot.workers.control_channel import ControlChannel, ControlMessage, open_channel, send
 from chatbot.workers.inherited_fds import InheritedFds, WriterFds, take_inherited_fds
 from chatbot.workers.server_sockets import CannotListen, bind_sockets, service_url, start_listening
+from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker import Worker
+from tests.support.service import ROOT, environment
 
 
 async def test_orders_are_carried_out_and_the_end_of_the_master_is_one() -> None:
@@ -123,3 +129,13 @@ def test_a_name_with_an_address_of_ipv6_is_served_without_ipv6(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [six])
     with pytest.raises(CannotListen):
         bind_sockets("localhost", 0)
+
+
+def test_the_writers_socket_is_for_this_user_alone(tmp_path: Path) -> None:
+    settings = load({}, environment=environment(tmp_path, "http://127.0.0.1:1"), folder=ROOT).settings
+    with ExitStack() as stack:
+        writer = SharedResources(settings, stack).for_worker(1).writer
+        assert writer is not None
+        folder = Path(writer.address).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
