@@ -3,6 +3,7 @@
     python -m tests.bench.nodes                 # each client has its node
     python -m tests.bench.nodes --mixed         # each request goes to any node: sessions are served by several
     python -m tests.bench.nodes --log           # the log alone, appended to by one process or by several
+    python -m tests.bench.nodes --tasks chat64each --ways nodes1 nodes2 nodes4 nodes8   # what a further node costs
 
 The processes of each way are started anew in each round, the ways in turn, on an empty log. Nothing is pinned: serving
 processes, PostgreSQL, the model and the load share the machine's cores, so operations a second grow with the number of
@@ -34,6 +35,8 @@ TASKS = (
     Task("paced64", "streamed token, 64 sessions x 50 tokens/s (ms: to the first text)", "stream", 64, "token", 20.0),
     Task("history", "newest 10 messages, C=16", "history", 16, "read"),
 )
+EACH = Task("chat64each", "plain turn, C=64 for each process", "chat", 64, "turn", each=True)
+MORE_WAYS = tuple(Way(number, on_postgres=True) for number in (4, 6, 8))  # only those that are asked for
 WAYS = tuple(Way(number, where) for where, numbers in ((False, (1, 2, 4)), (True, (1, 2, 3))) for number in numbers)
 TOKENS = 64
 FAR = "far"  # beside the tasks: how soon two processes know of each other
@@ -105,12 +108,14 @@ def caption(machine: dict[str, str], mixed: bool) -> str:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [way.name for way in WAYS]
+    defaults = [way.name for way in WAYS]
+    names = [*defaults, *(way.name for way in MORE_WAYS)]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured time of each task")
     works = [*(task.name for task in TASKS), FAR]
-    parser.add_argument("--tasks", nargs="+", choices=works, default=works, metavar="TASK", help=", ".join(works))
-    parser.add_argument("--ways", nargs="+", choices=names, default=names, metavar="WAY", help=", ".join(names))
+    tasks = [*works, EACH.name]
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=works, metavar="TASK", help=", ".join(tasks))
+    parser.add_argument("--ways", nargs="+", choices=names, default=defaults, metavar="WAY", help=", ".join(names))
     parser.add_argument("--mixed", action="store_true", help="each request goes to any of the nodes")
     parser.add_argument("--log", action="store_true", help="measure the log alone")
     parser.add_argument("--name", help="of the file in results/ (default: nodes, nodes-mixed, nodes-log)")
@@ -137,8 +142,8 @@ def log_alone(options: argparse.Namespace, server: PostgresServer | None) -> lis
 
 def served(options: argparse.Namespace, server: PostgresServer | None) -> list[str]:
     """What is printed of the service."""
-    ways = [way for way in WAYS if way.name in options.ways and (server or not way.on_postgres)]
-    tasks = [task for task in TASKS if task.name in options.tasks]
+    ways = [way for way in (*WAYS, *MORE_WAYS) if way.name in options.ways and (server or not way.on_postgres)]
+    tasks = [task for task in (*TASKS, EACH) if task.name in options.tasks]
     wants_far = FAR in options.tasks and not options.mixed
     found: Found = {f"{task.name} {way.name}": [] for task in tasks for way in ways}
     far: dict[str, list[cross_node_latency.Times]] = {way.name: [] for way in ways if way.processes == 2 and wants_far}

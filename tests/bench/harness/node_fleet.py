@@ -42,7 +42,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Task:
-    """What a client asks for, again and again. With `delay_ms` before each token of the model, tokens are counted."""
+    """What a client asks for, again and again. With `delay_ms` before each token of the model, tokens are counted.
+
+    `each`: there are so many clients for each process, otherwise in all.
+    """
 
     name: str
     title: str
@@ -50,6 +53,7 @@ class Task:
     clients: int
     unit: str
     delay_ms: float = 0.0
+    each: bool = False
 
 
 @dataclass
@@ -108,14 +112,15 @@ def wait_for_workers(url: str, count: int) -> None:
 
 def dealt(urls: Sequence[str], task: Task, text: str) -> Call:
     """The requests of all clients, the sessions of each made where it is dealt to."""
-    shares = [len(range(first, task.clients, len(urls))) for first in range(len(urls))]
+    clients = task.clients * len(urls) if task.each else task.clients
+    shares = [len(range(first, clients, len(urls))) for first in range(len(urls))]
     sessions = 1 if task.delay_ms else SESSIONS_EACH
     calls = [
         Product(url).call(task.work, text, clients=share, sessions_each=sessions)
         for url, share in zip(urls, shares, strict=True)
         if share
     ]
-    requests = [calls[number % len(urls)].requests[number // len(urls)] for number in range(task.clients)]
+    requests = [calls[number % len(urls)].requests[number // len(urls)] for number in range(clients)]
     return Call(requests, calls[0].mark, calls[0].times, calls[0].text)
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.bench.clients.load_clients import LoadPlan
 from tests.bench.harness.node_fleet import Way
 from tests.bench.harness.timed_endpoints import WAIT_TIMEOUT_S
-from tests.bench.nodes import TASKS, report, run_round
+from tests.bench.nodes import EACH, TASKS, report, run_round
 from tests.bench.workloads import cross_node_latency, shared_log_append
 from tests.bench.workloads.cross_node_latency import Counts
 from tests.support.programs.postgres_server import PostgresServer
@@ -26,6 +26,9 @@ def test_every_task_is_measured_with_all_processes_at_work(way: Way, request: py
     assert set(found) == {f"{task.name} {way.name}" for task in SMALL}
     assert all(one["serving_us"] > 0 and one["p99_ms"] >= one["p50_ms"] > 0 for one in found.values())
     assert all((one["store_us"] > 0) == way.on_postgres for one in found.values())
+    if way.on_postgres:
+        (each,) = run_round([way], [replace(EACH, clients=2)], server, SHORT, mixed=False, tokens=TOKENS).values()
+        assert each["operations"] >= 2 * way.processes
     if way.on_postgres:  # which of several workers accepts a connection is chance
         assert 0.5 <= found[f"chat16 {way.name}"]["busiest_share"] < 0.95
     assert report({key: [one, one] for key, one in found.items()}, [way], SMALL).count("\n") == 1 + len(SMALL)
