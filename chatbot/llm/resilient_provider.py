@@ -153,7 +153,13 @@ class BoundedListener:
     def text(self, piece: str) -> None:
         """Raises ReplyTooLong when the piece has to be cut."""
         # A method: stored as a bound one, it would keep each reply's objects until the garbage collector finds them.
-        self._receive(self._pass_on_text, piece)
+        length = len(piece)
+        if not self.has_text or not 0 < length <= self._remaining_chars:
+            self._receive(self._pass_on_text, piece)
+            return
+        self._watchdog.last_sign_of_life_s = self._time()  # called for each token: the usual case of _receive
+        self._remaining_chars -= length
+        self._pass_on_text(piece)
 
     def reasoning(self, piece: str) -> None:
         """As `text`."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any
 
+import msgspec
+
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.outcome_details import outcome_detail
@@ -28,6 +30,9 @@ from events.schema.parts import flat
 RunningReply = Callable[[str], Reply | None]  # of a session
 UNRECORDED = "the reply's end cannot be recorded just now; follow the session for how it ended"
 TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
+
+
+_encode_json = msgspec.json.Encoder().encode
 
 
 class ReplyPhase(Enum):
@@ -136,7 +141,8 @@ class FrameView:
         return encode_frame(frame, version, offset)
 
     def text(self, piece: str, version: int, offset: int) -> bytes:
-        return encode_frame(frames.Chunk(piece), version, offset)
+        # The bytes of encode_frame(frames.Chunk(piece), ...), in one step: there is one for each token.
+        return b'id: %d:%d\ndata: {"type":"chunk","content":%b}\n\n' % (version, offset, _encode_json(piece))
 
     def segments(self, segments: Sequence[Segment], version: int) -> bytes:
         return b"".join([encode_frame(frames.growth_frame(one), version, one.end) for one in segments])

@@ -98,9 +98,9 @@ class SseParser:
             data = data.removeprefix(b"\n")
         if not data:
             return []
-        if self._is_plain(data):
+        if plain := self._split_plain(data):
             self._at_start = False
-            return data[6:-2].split(b"\n\ndata: ")
+            return plain
         lines = data.splitlines()
         unfinished = b"" if data.endswith((b"\n", b"\r")) else lines.pop()
         self._after_cr = data.endswith(b"\r")
@@ -117,13 +117,14 @@ class SseParser:
         """The last event, if the server has left out the blank line after it."""
         return self.feed(b"\n\n")
 
-    def _is_plain(self, data: bytes) -> bool:
-        """Whether `data` has the usual form, which is parsed faster: complete events, each with one line of data."""
-        ends = data.count(b"\n\n")
-        is_whole = data.startswith(b"data: ") and data.endswith(b"\n\n") and b"\r" not in data
-        are_lines = data.count(b"\n") == 2 * ends and data.count(b"\n\ndata: ") == ends - 1
-        is_first = not self._unfinished and not self._data
-        return is_whole and are_lines and is_first and len(data) <= self._line_max_bytes
+    def _split_plain(self, data: bytes) -> list[bytes] | None:
+        """The usual form is parsed faster: complete events, each with one line of data. None for any other."""
+        if not data.startswith(b"data: ") or not data.endswith(b"\n\n") or b"\r" in data:
+            return None
+        if self._unfinished or self._data or len(data) > self._line_max_bytes:
+            return None
+        events = data[6:-2].split(b"\n\ndata: ")
+        return events if data.count(b"\n") == 2 * len(events) else None  # no other line ends than those of the events
 
     def _parse_lines(self, lines: list[bytes]) -> list[bytes]:
         events = []
@@ -216,7 +217,10 @@ class _BodyReader:
 
 
 class HttpResponse:
-    """A response whose head has come. Its owner must close it; that is possible at any point."""
+    """A response whose head has come. Its owner must close it; that is possible at any point.
+
+    `is_ending`: end_after() is in effect. `may_coalesce`: allow_coalescing() was called.
+    """
 
     def __init__(
         self, connection: HttpConnection, options: LlmOptions, release: Callable[[HttpConnection], None]
@@ -227,6 +231,7 @@ class HttpResponse:
         # A code point is at most 12 bytes in JSON (two \uXXXX).
         self._document_max_bytes = 12 * options.reply_max_chars + DOCUMENT_REST_BYTES
         self.status = connection.status
+        self.is_ending = self.may_coalesce = False
         self._end_timer: asyncio.TimerHandle | None = None
         self._decoder: ContentDecoder | None = None
 
@@ -261,21 +266,18 @@ class HttpResponse:
             self.end_after(None)
         return None
 
-    @property
-    def is_ending(self) -> bool:
-        """Whether end_after() is in effect."""
-        return self._end_timer is not None
-
     def end_after(self, silence_s: float | None) -> None:
         """Let read() end in so many seconds as if its consumer needed no more; the last call counts, None cancels."""
         if self._end_timer is not None:
             self._end_timer.cancel()
             self._end_timer = None
+        self.is_ending = silence_s is not None
         if silence_s is not None:
             self._end_timer = asyncio.get_running_loop().call_later(silence_s, self._connection.stop_reading_body)
 
     def allow_coalescing(self) -> None:
         """The reply's text has begun: later reads may be coalesced with those of other replies."""
+        self.may_coalesce = True
         self._connection.allow_coalescing()
 
     async def end(self) -> None:

@@ -240,7 +240,8 @@ class MidmProvider:
         def add_events(events: list[bytes]) -> bool:
             if text := reply.add_events(events):
                 on_text(text)
-                response.allow_coalescing()
+                if not response.may_coalesce:
+                    response.allow_coalescing()
             if reply.failure:
                 raise reply.failure
             if not reply.done and reply.finished != response.is_ending:

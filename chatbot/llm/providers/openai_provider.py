@@ -147,7 +147,7 @@ class OpenAiProvider:
 
         def add_events(events: list[bytes]) -> bool:
             has_news = reply.add_events(events)
-            if has_news:
+            if has_news and not response.may_coalesce:
                 response.allow_coalescing()
             if reply.failure:
                 raise reply.failure

@@ -30,9 +30,12 @@ from chatbot.api.streaming.frames import (
     feed_growth_frame,
     growth_frame,
 )
+from chatbot.api.streaming.reply_writer import FrameView
 from chatbot.api.streaming.response_stream import DONE, PING, encode_frame
+from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.replies.growing_parts import Segment
-from events.catalogue import Usage
+from chatbot.sessions.replies.reply import Reply
+from events.catalogue import Parameters, Usage
 from events.schema.parts import Text, ToolResult
 
 TEXT = st.text(max_size=200)
@@ -149,3 +152,10 @@ def test_a_ping_is_a_comment_that_readers_pass_over() -> None:
     assert PING.startswith(b":")
     assert PING.endswith(b"\n\n")
     assert read(PING) == []
+
+
+@given(TEXT, CURSOR)
+@example("a\nb\r\nc\x00\u2028\U0001f600", (1, 0))
+def test_the_text_of_a_reply_is_made_in_one_step_as_the_frame_it_is(text: str, cursor: tuple[int, int]) -> None:
+    view = FrameView("s", Reply("m", "r", Parameters(), Caller()), 1_000)
+    assert view.text(text, *cursor) == encode_frame(Chunk(text), *cursor)
