@@ -26,7 +26,10 @@ from events.codec import VERSIONS_WITH_PARTS
 from events.errors import LogUnavailable
 from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS
 
-CHECKPOINT_SLOTS = 10  # moments in each checkpoint interval at which all replies of the process record theirs together
+# Moments in each checkpoint interval at which all replies of the process record theirs together, by how many replies
+# run at most: fewer moments make fewer commits, more of them keep the work at each one short.
+CHECKPOINT_SLOTS = ((16, 2), (40, 5))
+CHECKPOINT_SLOTS_MAX = 10
 DETAIL_MAX_CHARS = 500  # of an error's text in reply_failed; the model server's share of it is bounded already
 
 Timer = Callable[[], float]
@@ -111,7 +114,7 @@ class ReplyTask:
         """Have the text so far recorded once per interval: a crash loses no more than that."""
         loop, interval_s = asyncio.get_running_loop(), self._ports.limits.checkpoint_interval_s
         # Aligned to slots of the loop's clock that all replies share, so that one batch has many checkpoints.
-        slot_s = interval_s / CHECKPOINT_SLOTS
+        slot_s = interval_s / checkpoint_slots(self._ports.limiter.running)
         self._checkpoint_timer = loop.call_at((loop.time() + interval_s) // slot_s * slot_s, self._schedule_checkpoint)
         reply, offset, part = self.reply, self._checkpoint_offset, self._checkpoint_part
         if (reply.length > offset or reply.last_part > part) and not self._checkpoint_is_pending:
@@ -127,6 +130,13 @@ class ReplyTask:
         except MailboxClosed:
             # The actor has stopped and recorded this reply's end, or it has failed: then recovery closes the reply.
             self._ports.logger.debug("reply.unheard")
+
+
+def checkpoint_slots(running: int) -> int:
+    """Moments for checkpoints in each interval, while so many replies run. Each number divides the largest, so moments
+    stay common to replies that have seen different numbers. Pure.
+    """
+    return next((slots for replies_max, slots in CHECKPOINT_SLOTS if running <= replies_max), CHECKPOINT_SLOTS_MAX)
 
 
 async def _keeps_parts(log: ReplyLog) -> bool:
