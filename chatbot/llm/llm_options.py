@@ -39,7 +39,7 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     line_max_bytes: int = 1_048_576
     reply_max_chars: int = 100_000
     health_timeout_s: float = 3.0
-    read_coalesce_max_s: float = 0.06
+    read_coalesce_max_s: float = 0.028
     think_tags: Literal["off", "tagged", "opened"] = "off"
 
     def __repr__(self) -> str:

@@ -129,10 +129,10 @@ class LlmSettings(Struct, frozen=True):
             ge=0,
             le=0.25,
             description="Seconds at most that a token waits, so that the sockets of many replies are read together, at"
-            " half the CPU time. Reached with 128 concurrent replies; below 64 no token waits. 0: never.",
+            " less CPU time. Below 64 concurrent replies no token waits. 0: never.",
             extra={"formerly": ("llm.beat_max_s",)},
         ),
-    ] = 0.06
+    ] = 0.028
     think_tags: Annotated[
         Literal["off", "tagged", "opened"],
         Meta(

@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 import httptools
 
 COALESCE_FROM_REPLIES = 64  # replies that are being written: with fewer, there is nothing to save
-COALESCE_FULL_REPLIES = 128  # from so many on, reads are coalesced over the longest interval
 
 
 class PausedConnection(Protocol):
@@ -26,9 +25,8 @@ class ReadCoalescer:
     """Reads many connections together, as a network card coalesces interrupts. Shared by all connections to a server.
 
     A connection that has just been read pauses until the next common resume; the kernel buffers what arrives
-    meanwhile. So each connection is read once for two or three tokens, and the text of all of them goes to the clients
-    in one round of writes: a token costs half the CPU, and waits for `max_s` at most. The interval grows with the
-    number of replies; with few replies, nothing is paused.
+    meanwhile. So each connection is read once for the tokens of `max_s` seconds, and the text of all of them goes to
+    the clients in one round of writes. A token waits for `max_s` at most; with few replies, nothing is paused.
     """
 
     def __init__(self, max_s: float) -> None:
@@ -44,8 +42,7 @@ class ReadCoalescer:
     def resume_later(self, connection: PausedConnection) -> None:
         """Resume `connection`, which has paused its reading, together with the others."""
         if not self._paused:
-            interval_s = self._max_s * min(self.active_replies / COALESCE_FULL_REPLIES, 1.0)
-            asyncio.get_running_loop().call_later(interval_s, self._resume_all)
+            asyncio.get_running_loop().call_later(self._max_s, self._resume_all)
         self._paused.append(connection)
 
     def _resume_all(self) -> None:
