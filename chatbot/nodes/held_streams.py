@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from events.log import EventLog
 
-REPLY_HELD_AFTER_S = 1.0  # a hold for each turn would cost more than it is worth
-CHECK_S = 0.5  # between checks which replies have run for so long
+REPLY_HELD_AFTER_S = 2.0  # a hold for each turn would cost more than it is worth
+CHECK_S = 1.0  # between checks which replies have run for so long
 
 
 class HeldStreams:
