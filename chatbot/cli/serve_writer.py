@@ -8,6 +8,7 @@ from chatbot.cli.exit_codes import ExitCode, fail
 from chatbot.cli.remedies import with_remedy
 from chatbot.config.loader import Configuration
 from chatbot.config.settings import Settings
+from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.logging_setup import background_logging
 from chatbot.runtime.event_loop import loop_factory
 from chatbot.workers.inherited_fds import InheritedFds
@@ -22,7 +23,7 @@ def serve_writer(configuration: Configuration, inheritance: InheritedFds) -> int
     with background_logging(settings.logging.level, settings.logging.format) as stderr:
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(_serve(settings, inheritance))
+                runner.run(_serve(settings, inheritance, stderr))
         except (LogUnusable, ProjectionError) as error:
             return fail(ExitCode.DATABASE, with_remedy(error), stderr)
         except OSError as error:
@@ -33,5 +34,5 @@ def serve_writer(configuration: Configuration, inheritance: InheritedFds) -> int
     return 0
 
 
-async def _serve(settings: Settings, inheritance: InheritedFds) -> None:
-    await WriterService(settings, inheritance).run()
+async def _serve(settings: Settings, inheritance: InheritedFds, stderr: LogWriter) -> None:
+    await WriterService(settings, inheritance, stderr).run()

@@ -112,6 +112,7 @@ class Master:
             worker.kill()
         if self._writer is not None:
             self._writer.kill()
+        self._shared.delete_socket()
         os._exit(EXIT_INTERRUPTED)
 
     def _serving(self) -> int:

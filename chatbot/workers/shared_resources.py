@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +36,7 @@ class SharedResources:
             stack.enter_context(one)
         self._writer_listener: socket.socket | None = None
         self._writer: WriterFds | None = None
+        self._folder: str | None = None  # of the writer's socket
         if not settings.database.is_postgres:
             self._writer = self._make_writer_fds(stack)
         self._counts_file = create_counts_file(self.slots)
@@ -46,9 +48,9 @@ class SharedResources:
         """The writer's socket outlives each writer: connections wait in its backlog for the next one. Its folder is
         readable by this user alone.
         """
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="chatbot-")))
+        self._folder = stack.enter_context(TemporaryDirectory(prefix="chatbot-"))
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        address = str(folder / WRITER_SOCKET)
+        address = str(Path(self._folder) / WRITER_SOCKET)
         listener.bind(address)
         listener.listen(WRITER_BACKLOG)
         listener.setblocking(False)
@@ -57,6 +59,11 @@ class SharedResources:
         stack.callback(os.close, positions)
         stack.callback(os.close, progress)
         return WriterFds(address, positions, progress)
+
+    def delete_socket(self) -> None:
+        """Delete the writer's socket, for a master that exits without closing its resources."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def start_listening(self) -> str:
         """Let clients connect; they wait until a worker serves. Returns the service's URL. Raises CannotListen."""

@@ -13,6 +13,7 @@ import structlog
 
 from chatbot import __version__
 from chatbot.config.settings import Settings
+from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.loop_lag import measure_loop_lag
 from chatbot.observability.metric_families import encode, families_of
 from chatbot.observability.metrics import LogMetrics, Metrics, ProjectionMetrics
@@ -39,7 +40,9 @@ METRICS_PREFIXES = (
     "chatbot_append",
     "chatbot_build_info",
     "chatbot_commit",
+    "chatbot_erasure_pending",
     "chatbot_log_files_lost",
+    "chatbot_log_lines_dropped",
     "chatbot_loop_lag",
     "chatbot_project",
     "process_",
@@ -53,13 +56,14 @@ ORPHAN_SLACK_S = 15.0  # after the bounds of their own shutdown
 class WriterService:
     """To be created inside the event loop."""
 
-    def __init__(self, settings: Settings, inheritance: InheritedFds) -> None:
+    def __init__(self, settings: Settings, inheritance: InheritedFds, log_writer: LogWriter) -> None:
         """Raises ValueError if the descriptors are not a writer's."""
         if inheritance.writer is None:
             raise ValueError("the master has passed no socket for a writer")
         keep_private(inheritance)
         structlog.contextvars.bind_contextvars(process="writer")
         self._settings = settings
+        self._log_writer = log_writer
         self._fds: WriterFds = inheritance.writer
         self._stop = asyncio.Event()
         self._control = ControlChannel(inheritance.control, self._stop)
@@ -152,5 +156,7 @@ class WriterService:
             await asyncio.sleep(ORPHAN_POLL_S)
 
     async def _collect_metrics(self, _: RemoteClient, _body: bytes) -> bytes:
+        self._metrics.erasure_pending(pending=bool(self._log_metrics.incomplete_erasures))  # as found at the start
+        self._metrics.log_lines_dropped(self._log_writer.dropped)
         families = await asyncio.to_thread(families_of, self._metrics.registry)
         return encode(tuple(one for one in families if one.name.startswith(METRICS_PREFIXES)))
