@@ -39,14 +39,14 @@ class ContentPart(Struct, frozen=True, rename="camel", omit_defaults=True, kw_on
 Content = str | Annotated[list[ContentPart], Meta(max_length=PARTS_MAX)]
 
 
-class CalledFunction(Struct, frozen=True):
+class AguiCalledFunction(Struct, frozen=True):
     name: FunctionName
     arguments: str
 
 
 class AgentCall(Struct, frozen=True):
     id: CallId
-    function: CalledFunction
+    function: AguiCalledFunction
     type: Literal["function"] = "function"
 
 
@@ -56,26 +56,26 @@ class _AgentMessage(Struct, frozen=True, rename="camel", omit_defaults=True, kw_
     id: str
 
 
-class SystemMessage(_AgentMessage, frozen=True, tag="system"):
+class AguiSystemMessage(_AgentMessage, frozen=True, tag="system"):
     content: str
 
 
-class DeveloperMessage(_AgentMessage, frozen=True, tag="developer"):
+class AguiDeveloperMessage(_AgentMessage, frozen=True, tag="developer"):
     """The same as a system message."""
 
     content: str
 
 
-class UserMessage(_AgentMessage, frozen=True, tag="user"):
+class AguiUserMessage(_AgentMessage, frozen=True, tag="user"):
     content: Content
 
 
-class AssistantMessage(_AgentMessage, frozen=True, tag="assistant"):
+class AguiAssistantMessage(_AgentMessage, frozen=True, tag="assistant"):
     content: str | None = None
     tool_calls: Annotated[list[AgentCall], Meta(max_length=PARTS_MAX)] | None = None
 
 
-class ToolMessage(_AgentMessage, frozen=True, tag="tool"):
+class AguiToolMessage(_AgentMessage, frozen=True, tag="tool"):
     tool_call_id: CallId
     content: Content
     error: str | None = None
@@ -92,11 +92,11 @@ class ActivityMessage(_AgentMessage, frozen=True, tag="activity"):
 
 
 AgentMessage = (
-    SystemMessage
-    | DeveloperMessage
-    | UserMessage
-    | AssistantMessage
-    | ToolMessage
+    AguiSystemMessage
+    | AguiDeveloperMessage
+    | AguiUserMessage
+    | AguiAssistantMessage
+    | AguiToolMessage
     | ReasoningMessage
     | ActivityMessage
 )  # fmt: skip

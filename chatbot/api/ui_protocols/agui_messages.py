@@ -9,15 +9,15 @@ from chatbot.api.ui_protocols.agui_bodies import (
     ActivityMessage,
     AgentMessage,
     AgentTool,
-    AssistantMessage,
+    AguiAssistantMessage,
+    AguiDeveloperMessage,
+    AguiSystemMessage,
+    AguiToolMessage,
+    AguiUserMessage,
     Content,
     ContentPart,
     ContextEntry,
-    DeveloperMessage,
     ReasoningMessage,
-    SystemMessage,
-    ToolMessage,
-    UserMessage,
 )
 from chatbot.api.ui_protocols.sent_messages import SentMessage, checked_text
 from chatbot.sessions.domain.transcript import TranscriptMessage
@@ -32,7 +32,7 @@ def sent_files(messages: Sequence[AgentMessage]) -> list[SentFile]:
     """The images of the messages. Raises RequestFault for other files."""
     found: list[SentFile] = []
     for number, message in enumerate(messages):
-        content = message.content if isinstance(message, UserMessage | ToolMessage) else ""
+        content = message.content if isinstance(message, AguiUserMessage | AguiToolMessage) else ""
         for index, part in enumerate(content if isinstance(content, list) else ()):
             if part.type != "text":
                 path = f"$.messages[{number}].content[{index}]"
@@ -59,16 +59,16 @@ def sent_messages(messages: Sequence[AgentMessage], files: Mapping[str, Media]) 
     for number, message in enumerate(messages):
         path = f"$.messages[{number}]"
         match message:
-            case SystemMessage() | DeveloperMessage():
+            case AguiSystemMessage() | AguiDeveloperMessage():
                 found.append(SentMessage(TranscriptMessage("system", _content(message.content, path, files)), number))
-            case UserMessage():
+            case AguiUserMessage():
                 found.append(SentMessage(TranscriptMessage("user", _content(message.content, path, files)), number))
-            case ToolMessage():
+            case AguiToolMessage():
                 found.append(SentMessage(TranscriptMessage("tool", (_result(message, path, files),)), number))
             case ReasoningMessage():
                 if message.content:
                     thought.append(Reasoning(checked_text(message.content, f"{path}.content")))
-            case AssistantMessage():
+            case AguiAssistantMessage():
                 parts = (*thought, *_reply_parts(message, path, files))
                 thought = []
                 if found and _is_continued(reply_id, message.id):
@@ -107,14 +107,14 @@ def _content(content: Content | None, path: str, files: Mapping[str, Media]) -> 
     return tuple(parts)
 
 
-def _result(message: ToolMessage, path: str, files: Mapping[str, Media]) -> ToolResult:
+def _result(message: AguiToolMessage, path: str, files: Mapping[str, Media]) -> ToolResult:
     checked_text(message.tool_call_id, f"{path}.toolCallId")
     given = _content(message.content, path, files) or _content(message.error, path, files)
     nested = tuple(part for part in given if isinstance(part, Text | Media))
     return ToolResult(message.tool_call_id, nested, is_error=message.error is not None)
 
 
-def _reply_parts(message: AssistantMessage, path: str, files: Mapping[str, Media]) -> Parts:
+def _reply_parts(message: AguiAssistantMessage, path: str, files: Mapping[str, Media]) -> Parts:
     parts = list(_content(message.content, path, files))
     for index, call in enumerate(message.tool_calls or ()):
         at = f"{path}.toolCalls[{index}]"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from chatbot.api.openapi.examples import QUESTION, REPLY, SESSION
+from chatbot.api.openapi.v1_response_operations import EXAMPLE_REPLY, EXAMPLE_SESSION
 from tests.support.model.model_server import ModelServer
 from tests.support.nightly import scaled
 from tests.support.programs.client_tools import needs_client_tools, run_tool
@@ -39,6 +40,8 @@ async def test_the_service_answers_as_described(tmp_path: Path, model: ModelServ
             (REPLY, turn["message_id"]),
         ):
             document = document.replace(example, real)
+        for digits, real in ((EXAMPLE_SESSION, session_id), (EXAMPLE_REPLY, turn["message_id"])):
+            document = document.replace(digits, real.replace("-", ""))
         (tmp_path / "openapi.json").write_text(document)
         sent = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
         await run_tool(
