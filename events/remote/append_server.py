@@ -57,13 +57,15 @@ class AppendServer:
         self._connections: set[RemoteClient] = set()  # also those that have not said hello
         self._holders: defaultdict[str, set[RemoteClient]] = defaultdict(set)
         self._versions: dict[str, int] = {}  # of the streams that were appended to last
-        self._status = Status()
+        self._state: _State = (None, None, True, None)
+        self._status = Status()  # of `_state`
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Publish the head and accept connections from now on, also those that wait already."""
         self._positions.set_head(self._log.head())
-        self._status = self._current_status()
+        self._state = self._read_state()
+        self._status = _shown(*self._state)
         self.writer.on_committed = self._on_committed
         self._listener.setblocking(False)
         self._tasks = [
@@ -117,12 +119,13 @@ class AppendServer:
             client.start(self._report_versions(client, [one for one in holds.held if one not in self._versions]))
 
     def report(self) -> None:
-        """As Service.report."""
-        status = self._current_status()
-        if status != self._status:
-            self._status = status
+        """As Service.report. Cheap while nothing changes: called for each answer."""
+        state = self._read_state()
+        if state != self._state:
+            self._state = state
+            self._status = _shown(*state)
             for client in self.clients:
-                client.send(Kind.STATUS, status)
+                client.send(Kind.STATUS, self._status)
 
     def failed(self, error: Exception) -> None:
         """As Service.failed."""
@@ -170,11 +173,9 @@ class AppendServer:
         while len(versions) > KNOWN_VERSIONS_MAX:
             del versions[next(iter(versions))]
 
-    def _current_status(self) -> Status:
-        failure = self._log.failure
-        is_stopped = self._side.store.damage is not None
-        shown = None if failure is None else repr(failure)
-        return Status(self._log.damage, is_stopped, self._log.erasure_pending, shown)
+    def _read_state(self) -> "_State":
+        store = self._side.store
+        return self._log.damage, store.damage, store.wal_clean.is_set(), self._log.failure
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -200,3 +201,11 @@ class AppendServer:
         while True:
             await asyncio.sleep(STATUS_CHECK_S)
             self.report()
+
+
+# SqliteLog.damage, the damage that is final, whether no file holds erased content, SqliteLog.failure.
+_State = tuple[str | None, str | None, bool, BaseException | None]
+
+
+def _shown(damage: str | None, final: str | None, is_clean: bool, failure: BaseException | None) -> Status:
+    return Status(damage, final is not None, not is_clean, None if failure is None else repr(failure))

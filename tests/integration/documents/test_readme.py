@@ -53,6 +53,7 @@ TESTED_BLOCKS = {
     ("chatbot/llm/README.md", "python"): 1,  # test_model_server_in_documents.py
     ("chatbot/nodes/README.md", "nginx"): 1,  # test_nginx.py
     ("events/README.md", "ini"): 1,  # test_postgres_pooler.py
+    ("events/README.md", "python"): 1,  # test_log_service.py
     ("tests/README.md", "sh"): 1,  # modules and options here
 }
 LINES_MAX = 250

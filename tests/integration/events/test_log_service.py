@@ -20,6 +20,7 @@ from events.remote import remote_client, writer_connection
 from events.remote.remote_client import RemoteClient
 from events.remote.remote_log import RemoteLog
 from events.remote.wire_format import PROTOCOL, FrameReader, Hello, Holds, Kind, Status, Welcome, frame
+from tests.support.documents import TEXTS, blocks, name_of
 from tests.support.log.log_service import LogService
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.media import file_bytes, put, read
@@ -312,3 +313,10 @@ async def test_the_latest_head_has_what_this_process_has_read(service: LogServic
     assert not asked.done()
     service.positions.set_head(head)
     assert await asked == head
+
+
+def test_the_example_in_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = [text for path, text in TEXTS.items() if name_of(path) == "events/README.md"]
+    (example,) = blocks(text, "python")
+    exec(example, {"__name__": "example"})
+    assert capsys.readouterr().out == "somebody was greeted\nhello you 0\n"
