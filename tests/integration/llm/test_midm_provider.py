@@ -1,14 +1,16 @@
 """The midm protocol over a real socket."""
 
 import asyncio
+import gc
 import time
+import weakref
 
 import pytest
 
-from chatbot.llm.provider import Finish, Health, LlmFailed, LlmUnavailable
+from chatbot.llm.provider import ChatMessage, Finish, Health, LlmFailed, LlmUnavailable, TextSink
 from chatbot.llm.providers import midm_provider
 from chatbot.llm.providers.midm_provider import MidmProvider
-from events.catalogue import Usage
+from events.catalogue import Parameters, Usage
 from tests.support.model.model_server import ModelServer
 from tests.support.model.provider_client import Answer, MakeProvider, ask
 
@@ -125,6 +127,25 @@ async def test_while_a_whole_reply_is_written_there_are_signs_of_life(
     answer = await ask(provider)
     assert answer.pieces[-1] == "a"
     assert answer.pieces[:3] == ["", "", ""]
+
+
+class TextConsumer:
+    """Something that a reply holds."""
+
+    def on_text(self, piece: str) -> None: ...
+
+
+async def test_a_whole_reply_is_freed_without_the_collector(model: ModelServer, provider: MidmProvider) -> None:
+    model.streams = False
+    heard = TextConsumer()
+    left = weakref.ref(heard)
+    gc.disable()
+    try:
+        await provider.stream((ChatMessage("user", "hello"),), Parameters(), TextSink(heard.on_text), stream=False)
+        del heard
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 async def test_leaving_while_a_whole_reply_is_written_closes_the_connection(
