@@ -65,6 +65,7 @@ from projections.folds.message import MessageRow
 UNSTORED_S = 60  # after which a response that is not to be stored is erased, if that could not be done at its end
 DELETED = "response-deleted"  # the reason code of redactions
 SEQUENCE_MAX = 2**31 - 1
+ONE = "/v1/responses/{response_id:(?!compact$|input_tokens$)[^/]+}"  # these two have calls of their own
 
 routes = web.RouteTableDef()
 
@@ -223,10 +224,13 @@ async def _request_reply(request: web.Request, transcript: TranscriptRequest) ->
     return Requested(response, reply, version)
 
 
-@routes.get("/v1/responses/{response_id}", allow_head=False)
+@routes.get(ONE, allow_head=False)
 async def retrieve(request: web.Request) -> web.StreamResponse:
     key = response_key(request)
-    if request.query.get("stream", "").lower() in ("true", "1"):
+    wants_stream = request.query.get("stream", "false")
+    if wants_stream not in ("true", "false"):
+        raise RequestFault("must be true or false", "query.stream")
+    if wants_stream == "true":
         return await _follow(request, key)
     return json_response(_view_of(await find_response(request, key)))
 
@@ -253,7 +257,7 @@ async def _follow(request: web.Request, key: ResponseKey) -> web.StreamResponse:
         return await stream_response(request, reader.write)
 
 
-@routes.post("/v1/responses/{response_id}/cancel")
+@routes.post(f"{ONE}/cancel")
 async def cancel(request: web.Request) -> web.Response:
     """The response as it is then; one that has ended is left as it is, so that this may be repeated."""
     services, key = request.app[SERVICES], response_key(request)
@@ -264,7 +268,7 @@ async def cancel(request: web.Request) -> web.Response:
     return json_response(_view_of(turn))
 
 
-@routes.delete("/v1/responses/{response_id}")
+@routes.delete(ONE)
 async def delete(request: web.Request) -> web.Response:
     """Erase the session if it has nothing else; otherwise redact the reply, and the input that nothing else answers."""
     services, key = request.app[SERVICES], response_key(request)
@@ -300,7 +304,7 @@ async def _input_rows(request: web.Request, turn: RecordedTurn) -> list[MessageR
     return await services.queries.path(turn.session.no, parent_id, limit=_options(turn).input_messages)
 
 
-@routes.get("/v1/responses/{response_id}/input_items")
+@routes.get(f"{ONE}/input_items")
 async def input_items(request: web.Request) -> web.Response:
     query, key = read_list_query(request), response_key(request)
     turn = await find_response(request, key)
