@@ -37,7 +37,6 @@ PLACES: tuple[str, ...] = (
     "integration/erasure/test_erasures_in_copies.py",
     "integration/erasure/test_unfinished_erasures.py",
     "integration/events/test_damaged_log_start.py",
-    "integration/events/test_shared_sqlite_log.py",
     "integration/events/test_tampering_detection.py",
     "integration/http_server/test_cross_origin_pages.py",
     "integration/llm/test_embedded_chat.py",
