@@ -154,7 +154,7 @@ async def test_a_feed_is_sent_away_at_a_reload_and_resumes_exactly_elsewhere(
     tmp_path: Path, model: ModelServer
 ) -> None:
     async with two_workers(tmp_path, model) as started:
-        async with httpx.AsyncClient(base_url=started.url) as client:
+        async with httpx.AsyncClient(base_url=started.url, timeout=WAIT_TIMEOUT_S) as client:
             session_id = await create(client)
             await client.post("/api/chat", json={"session_id": session_id, "message": "first"})
             async with following(client, session_id) as feed:
@@ -163,7 +163,7 @@ async def test_a_feed_is_sent_away_at_a_reload_and_resumes_exactly_elsewhere(
                 before += await feed.until("draining")
                 assert await feed.next() == {"type": "end"}
         await until(lambda: started.log("roll.done"))
-        async with httpx.AsyncClient(base_url=started.url) as client:
+        async with httpx.AsyncClient(base_url=started.url, timeout=WAIT_TIMEOUT_S) as client:
             await client.post("/api/chat", json={"session_id": session_id, "message": "second"})
             async with following(client, session_id, before[-1]["cursor"]) as feed:
                 after = await feed.until("complete")
