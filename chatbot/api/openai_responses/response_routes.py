@@ -230,8 +230,9 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     wants_stream = request.query.get("stream", "false")
     if wants_stream not in ("true", "false"):
         raise RequestFault("must be true or false", "query.stream")
+    after = query_int(request, "starting_after", NO_EVENT, NO_EVENT, SEQUENCE_MAX)
     if wants_stream == "true":
-        return await _follow(request, key)
+        return await _follow(request, key, after)
     return json_response(_view_of(await find_response(request, key)))
 
 
@@ -239,9 +240,8 @@ def _view_of(turn: RecordedTurn) -> ResponseView:
     return response_view(requested_response(turn), turn.outcome, status="queued" if turn.is_queued else "in_progress")
 
 
-async def _follow(request: web.Request, key: ResponseKey) -> web.StreamResponse:
+async def _follow(request: web.Request, key: ResponseKey, after: int) -> web.StreamResponse:
     services, streams = request.app[SERVICES], request.app[STREAMS]
-    after = query_int(request, "starting_after", NO_EVENT, NO_EVENT, SEQUENCE_MAX)
     with streams.limit.acquire(request[CALLER].owner), services.feeds.open(key.session_id) as channel:
         turn = await find_response(request, key)
         channel.advance_to(turn.session.version)
