@@ -186,6 +186,8 @@ class DrillClient:
             sent = " ".join([key, *rng.choices(WORDS, k=rng.randrange(1, 50))])
             body |= {"session_id": session_id, "message": sent}
         asked = [one for one in self._pool.sessions.get(session_id, []) if one["role"] == "user"]
+        # A fork may end with a user's message: the next one follows it, and naming it as a parent is refused.
+        asked = [one for one in asked if one["parent_id"] not in {other["message_id"] for other in asked}]
         if kind == "edit" and asked:
             body["parent_id"] = rng.choice(asked)["parent_id"]
         is_streamed = kind == "stream" or (kind != "chat" and rng.random() < 0.5)
