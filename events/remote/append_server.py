@@ -59,7 +59,10 @@ class AppendServer:
         self._versions: dict[str, int] = {}  # of the streams that were appended to last
         self._state: _State = (None, None, True, None)
         self._status = Status()  # of `_state`
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._joining: set[asyncio.Task[None]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None  # once started
 
     async def start(self) -> None:
         """Publish the head and accept connections from now on, also those that wait already."""
@@ -68,20 +71,22 @@ class AppendServer:
         self._status = _shown(*self._state)
         self.writer.on_committed = self._on_committed
         self._listener.setblocking(False)
-        self._tasks = [
-            asyncio.create_task(self._accept(), name="log-server-accept"),
-            asyncio.create_task(self._watch_status(), name="log-server-status"),
-        ]
+        self._loop.add_reader(self._listener, self._accept)
+        self._watching = self._loop.create_task(self._watch_status(), name="log-server-status")
 
     async def close(self) -> None:
         """Answer what was received, then close the connections. What is sent from now on the clients send again to the
         next writer. The log is to be closed after that.
         """
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            self._loop.remove_reader(self._listener)
+        if self._retry is not None:
+            self._retry.cancel()
         self._listener.close()
+        if self._joining:
+            await asyncio.wait(self._joining)
         await asyncio.gather(*(client.drain() for client in self._connections))
         for client in list(self._connections):
             client.hang_up()
@@ -177,25 +182,32 @@ class AppendServer:
         store = self._side.store
         return self._log.damage, store.damage, store.wal_clean.is_set(), self._log.failure
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self._listener)
-            except OSError as error:
-                self._observe.failed(error)
-                await asyncio.sleep(ACCEPT_RETRY_S)
-                continue
-            if len(self._connections) >= CLIENTS_MAX:
-                connection.close()
-                continue
-            client = RemoteClient(self)
-            self._connections.add(client)
-            try:
-                await loop.connect_accepted_socket(lambda client=client: client, connection)  # type: ignore[misc]
-            except OSError as error:
-                self._connections.discard(client)
-                self._observe.failed(error)
+    def _accept(self) -> None:
+        """A client has connected. Not awaited: a connection that is accepted while the server closes is not lost."""
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._observe.failed(error)
+            self._loop.remove_reader(self._listener)
+            self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._loop.add_reader, self._listener, self._accept)
+            return
+        if len(self._connections) + len(self._joining) >= CLIENTS_MAX:
+            connection.close()
+            return
+        task = self._loop.create_task(self._join(connection), name="log-server-join")
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
+
+    async def _join(self, connection: socket.socket) -> None:
+        client = RemoteClient(self)
+        self._connections.add(client)
+        try:
+            await self._loop.connect_accepted_socket(lambda: client, connection)
+        except OSError as error:
+            self._connections.discard(client)
+            self._observe.failed(error)
 
     async def _watch_status(self) -> None:
         while True:

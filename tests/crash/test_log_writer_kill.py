@@ -73,8 +73,12 @@ def line(process: subprocess.Popen[str]) -> Any:
 
 def end(process: subprocess.Popen[str]) -> str:
     """Let it end, and return the rest of what it has said."""
-    said, _ = process.communicate("\n", timeout=30)
-    assert process.returncode == 0
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    said = process.stdout.read()
+    assert process.wait(30) == 0
     return said
 
 
@@ -86,7 +90,10 @@ def killed_at_the_end(processes: list[subprocess.Popen[str]]) -> Iterator[None]:
         for process in processes:
             with suppress(ProcessLookupError):
                 process.kill()
-            process.communicate()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 @pytest.mark.parametrize("seed", range(scaled(1)))
