@@ -40,7 +40,7 @@ VIEWED_ROUTES: dict[str, ViewKind] = {
     "/v1/responses/{response_id}": "history",
     "/v1/responses/{response_id}/input_items": "history",
 }
-_OBJECT_ID = re.compile(r"(?:resp_|conv_|)([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})")
+_OBJECT_ID = re.compile(r"(?:resp_|conv_|)([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})")
 
 
 class _View(Struct, frozen=True):
@@ -138,8 +138,8 @@ class ViewRecorder:
 
 
 def _session_of(object_id: str) -> str | None:
-    """The session in an id of /v1 (`openai_responses/object_ids.py`), which the handler reads more strictly."""
-    found = _OBJECT_ID.match(object_id)
+    """The session in an id of /v1 (`openai_responses/object_ids.py`). No id that a handler accepts is refused here."""
+    found = _OBJECT_ID.match(object_id.replace("-", "").lower())
     return "-".join(found.groups()) if found else None
 
 

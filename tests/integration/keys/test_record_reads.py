@@ -135,9 +135,43 @@ async def test_it_is_off_by_default(tmp_path: Path, model: ModelServer) -> None:
 
 def test_each_route_that_reads_a_session_is_recorded() -> None:
     paths = build_openapi_document(Settings(), "0")["paths"]
-    reads = {path for path, methods in paths.items() if "get" in methods and "{session_id}" in path}
+    ids = ("{session_id}", "{conversation_id}", "{response_id}")
+    reads = {path for path, methods in paths.items() if "get" in methods and any(one in path for one in ids)}
     without_content = {"/api/sessions/{session_id}/receipt"}  # of an erasure: what is left is in the envelopes
     assert reads == set(VIEWED_ROUTES) - {"/api/media/{sha256}"} | without_content
+
+
+async def test_conversations_and_responses_are_recorded_as_their_sessions(service: Running) -> None:
+    session_id = await service.session()
+    conversation = f"conv_{session_id.replace('-', '')}"
+    asked = {"model": "fake-model", "input": "Hi", "conversation": conversation}
+    response = (await service.client.post("/v1/responses", json=asked)).json()
+    assert await views(service, session_id) == []
+    for path, what in (("", "session"), ("/items", "history")):
+        assert (await read(service, f"/v1/conversations/{conversation}{path}")).status_code == 200
+        assert (await views(service, session_id))[-1] == ("mina", what)
+    for path, secret in ((f"/v1/responses/{response['id']}", EVA), (f"/v1/conversations/{conversation}", JUN)):
+        assert (await read(service, path, secret)).status_code == 404
+    assert len(await views(service, session_id)) == 2, "a stranger has read nothing"
+
+
+@pytest.mark.parametrize("path", ["items/{item}", "", "?stream=true", "/input_items"])
+async def test_each_read_of_a_response_is_one_of_the_history(service: Running, path: str) -> None:
+    answer = await service.client.post("/v1/responses", json={"model": "fake-model", "input": "Hi"})
+    response = answer.json()
+    session_id = str(uuid.UUID(response["id"][len("resp_") :][:32]))
+    if path.startswith("items"):
+        path = f"/v1/conversations/{session_id}/{path.format(item=response['output'][0]['id'])}"
+    else:
+        path = f"/v1/responses/{response['id']}{path}"
+    assert (await read(service, path)).status_code == 200
+    assert await views(service, session_id) == [("mina", "history")]
+
+
+async def test_an_id_in_another_form_is_recorded_all_the_same(service: Running) -> None:
+    session_id = await service.session()
+    assert (await read(service, f"/v1/conversations/CONV_{session_id.upper()}")).status_code == 200
+    assert await views(service, session_id) == [("mina", "session")]
 
 
 async def test_a_report_is_a_read_of_each_of_its_sessions(service: Running) -> None:
