@@ -19,7 +19,7 @@ PIECES = ("one ", "two ", "three ", "four ", "five.")
 
 async def start_client(folder: Path, script: str, url: str) -> asyncio.subprocess.Process:
     program = "node" if script.endswith(".mjs") else str(FOLDER / "clients" / "bin" / "python")
-    (folder / script).write_text((SCRIPTS / script).read_text())
+    (folder / script).write_text((SCRIPTS / "openai" / script).read_text())
     environment = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "none", "MODEL": "fake-model"}
     return await asyncio.create_subprocess_exec(
         program, script, cwd=folder, env={"PATH": "/usr/bin:/usr/local/bin:/bin", "HOME": str(folder), **environment},
