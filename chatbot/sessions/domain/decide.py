@@ -119,8 +119,13 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
             return _mark_read(state, command)
         case CancelReply() if not _has_reply_to_cancel(state, command):
             return _cancel_calls(state, command)
-        case CopyTexts() | RequeueReplies():
+        case CopyTexts():
             return Decision(events=command.events)
+        case RequeueReplies():  # another process may have requested them meanwhile
+            session = state.session
+            waiting = {one.reply_id for one in session.pending}
+            waiting |= {session.open_reply.reply_id} if session.open_reply is not None else set()
+            return Decision(events=tuple(one for one in command.events if one.reply_id not in waiting))
         case CreateSession():  # another request with the same Idempotency-Key, from which the id is computed
             return Decision(rejection=rejections.KeyReused("this Idempotency-Key has made a session already"))
         case DeleteSession():

@@ -54,6 +54,8 @@ class ReaderState:
             raise ProtocolViolation(f"the frame {kind} at {cursor} comes after {before[0]}:{before[1]}")
         if kind in OF_A_REPLY:
             self._reply(kind, frame)
+        elif kind == "queued" and frame["message_id"] in self.held:  # interrupted, and to be tried again
+            self.held[frame["message_id"]].ended = False
         if kind in FRAME_TYPES.values():
             self.told.append((kind, self.at[0]))
         self.over = kind in ("expired", "deleted")

@@ -421,6 +421,15 @@ def test_the_late_end_of_an_attempt_that_was_interrupted_is_not_heard() -> None:
         assert ask(state, commands.EndReply(end, started=second)).events == (end,)
 
 
+def test_a_reply_that_waits_again_already_is_not_requested_once_more() -> None:
+    state = record(created(), ask(created(), post(1)).events)
+    state = record(state, ask(state, commands.EndReply(ReplyInterrupted("r1", "", "shutdown"))).events)
+    again = commands.RequeueReplies((ReplyRequested("r1", "m1", Parameters(), 2),))
+    assert ask(state, again).events == again.events
+    state = record(state, again.events)
+    assert ask(state, again).events == ()
+
+
 def test_a_cancel_of_an_earlier_attempt_ends_the_next_one_without_its_text() -> None:
     state = record(created(), ask(created(), post(1)).events)
     again = ReplyRequested("r1", "m1", Parameters(), 2)
