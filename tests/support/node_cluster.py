@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from chatbot.nodes.node_authentication import Request, authorization
-from tests.support.service import Running, started, unblocked
+from tests.support.service import Program, Running, started, unblocked
 
 SECRET = "a-secret-that-all-nodes-share"
 TWO: tuple[Mapping[str, str], ...] = ({}, {})
@@ -37,6 +37,22 @@ async def nodes(
             running.append(await stack.enter_async_context(started(place, model_url, **wanted)))
         with unblocked():
             yield running
+
+
+@asynccontextmanager
+async def node_programs(
+    folder: Path, database_url: str, model_url: str, **settings: str
+) -> AsyncIterator[list[tuple[Program, httpx.AsyncClient]]]:
+    """Two nodes as processes of their own, each with a client."""
+    async with AsyncExitStack() as stack:
+        started = []
+        for number in range(2):
+            own = folder / f"node-{number}"
+            own.mkdir()
+            one = await Program.start(own, model_url, **{**node_settings(own, database_url), **settings})
+            stack.push_async_callback(one.kill)
+            started.append((one, await stack.enter_async_context(httpx.AsyncClient(base_url=one.url, timeout=30))))
+        yield started
 
 
 async def known(

@@ -4,8 +4,6 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +12,14 @@ import pytest
 
 from tests.support.http.feed_reader import following, text_of
 from tests.support.model.model_server import ModelServer
-from tests.support.node_cluster import node_settings, nodes
+from tests.support.node_cluster import node_programs, nodes
 from tests.support.programs.external_programs import free_port
 from tests.support.programs.postgres_server import PostgresServer
-from tests.support.service import Program
 
 pytestmark = pytest.mark.real_part
 PIECES = ("one ", "two ", "three")
 TEXT = "".join(PIECES)
 BRISK = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05", "CHATBOT_NODES_FAILURE_TIMEOUT_S": "1"}
-
-
-@asynccontextmanager
-async def programs(
-    folder: Path, database_url: str, model_url: str, **settings: str
-) -> AsyncIterator[list[tuple[Program, httpx.AsyncClient]]]:
-    """Two nodes as processes of their own, each with a client."""
-    async with AsyncExitStack() as stack:
-        started = []
-        for number in range(2):
-            own = folder / f"node-{number}"
-            own.mkdir()
-            one = await Program.start(own, model_url, **{**node_settings(own, database_url), **settings})
-            stack.push_async_callback(one.kill)
-            started.append((one, await stack.enter_async_context(httpx.AsyncClient(base_url=one.url, timeout=30))))
-        yield started
 
 
 async def chatting(client: httpx.AsyncClient, model: ModelServer) -> tuple[str, asyncio.Task[httpx.Response]]:
@@ -76,7 +57,7 @@ async def ends_of(client: httpx.AsyncClient, session_id: str) -> list[tuple[str,
 async def test_the_replies_of_a_killed_node_are_closed_by_another_and_its_readers_told(
     tmp_path: Path, model: ModelServer, postgres: PostgresServer
 ) -> None:
-    async with programs(tmp_path, await postgres.schema(), model.url, **BRISK) as ((first, one), (second, two)):
+    async with node_programs(tmp_path, await postgres.schema(), model.url, **BRISK) as ((first, one), (second, two)):
         session_id, lost = await chatting(one, model)
         async with following(two, session_id, 0) as feed:
             seen = await feed.until("start")
@@ -103,7 +84,7 @@ async def test_the_replies_of_a_killed_node_are_closed_by_another_and_its_reader
 async def test_what_a_killed_node_owed_is_closed_though_nobody_asks(
     tmp_path: Path, model: ModelServer, postgres: PostgresServer
 ) -> None:
-    async with programs(tmp_path, await postgres.schema(), model.url, **BRISK) as ((first, one), (_, two)):
+    async with node_programs(tmp_path, await postgres.schema(), model.url, **BRISK) as ((first, one), (_, two)):
         session_id, lost = await chatting(one, model)
         await recorded(one, session_id)
         queued = asyncio.create_task(one.post("/api/chat", json={"session_id": session_id, "message": "waits"}))
@@ -121,7 +102,7 @@ async def test_what_a_killed_node_owed_is_closed_though_nobody_asks(
 async def test_a_frozen_node_finds_its_reply_closed_stops_the_model_and_serves_on(
     tmp_path: Path, model: ModelServer, postgres: PostgresServer
 ) -> None:
-    async with programs(tmp_path, await postgres.schema(), model.url, **BRISK) as ((first, one), (_, two)):
+    async with node_programs(tmp_path, await postgres.schema(), model.url, **BRISK) as ((first, one), (_, two)):
         session_id, asked = await chatting(one, model)
         await recorded(two, session_id)
         first.process.send_signal(signal.SIGSTOP)
