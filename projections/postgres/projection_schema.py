@@ -73,8 +73,9 @@ CREATE TABLE {p}messages (
     calls             text,             -- of a reply with tool calls: open, answered or closed
     PRIMARY KEY (session_no, message_id)
 );
--- It does not begin with session_no as the key does: a plan for an empty table might look up ids in it, one by one.
+-- These do not begin with session_no as the key does: a plan for an empty table might look up ids in them, one by one.
 CREATE INDEX ON {p}messages (parent_id, session_no, no);
+CREATE INDEX ON {p}messages ((session_no + 0), no);
 -- Texts that a fork reads from events older than itself: another session's. By text, and by fork.
 CREATE INDEX ON {p}messages (position, session_no) WHERE position > 0 AND position < session_no;
 CREATE INDEX ON {p}messages (session_no, position) WHERE position > 0 AND position < session_no;

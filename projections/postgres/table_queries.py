@@ -25,6 +25,7 @@ from projections.port import (
     UsageRow,
 )
 from projections.postgres import table_statements as sql
+from projections.postgres.message_window import OTHERS_MAX, page_in_window
 from projections.postgres.projection_schema import PREFIX
 from projections.sql import common_queries
 from projections.sql.erase_candidates import ABOVE_LIMIT, LONG_EXPIRED, OLDEST_EXPIRED, erase_candidates_sql
@@ -111,6 +112,18 @@ class TableQueries:
         before: str | None = None,
         owner: str | None = None,
     ) -> Snapshot | None:
+        if before is None:
+            rows_max = limit + OTHERS_MAX
+            values: dict[str, Any] = {"session_id": session_id, "owner": owner, "rows": rows_max}
+            found = await self._rows(sql.NEWEST_WINDOW, values)
+            if not found:
+                return None
+            session = self._session(found[0][0])
+            window = [row[1:] for row in found if row[1] is not None]
+            leaf = session.head if branch is None else branch
+            page = page_in_window(window, leaf, limit=limit, is_whole=len(window) < rows_max)
+            if page is not None:
+                return Snapshot(session, page[-1].depth if page else None, True, page)
         values = {"session_id": session_id, "branch": branch, "limit": limit, "before": before, "owner": owner}
         for state, depth, knows_before, rows in await self._rows(sql.SNAPSHOT, values):
             return Snapshot(self._session(state), depth, knows_before, [_message(row) for row in rows])

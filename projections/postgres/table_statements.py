@@ -1,6 +1,6 @@
 """The queries of the tables in PostgreSQL that are written otherwise than in SQLite, for `sql_dialect.to_postgres`."""
 
-SIBLINGS_MAX = 1_000  # ids of messages under one parent that a message lists
+from projections.postgres.message_window import SIBLINGS_MAX
 
 _SIBLINGS = f"""CASE WHEN {{m}}.parent_id IS NULL
     THEN array(SELECT s.message_id FROM messages s WHERE s.session_no = {{m}}.session_no AND s.parent_id IS NULL
@@ -33,7 +33,17 @@ WITH RECURSIVE branch AS (
 SELECT {_message("b")} FROM branch b ORDER BY b.depth
 """  # noqa: S608  constants
 
-# One statement, so that session and messages are of one point in time.
+# A session and its newest messages, newest first: nearly always they have the page that is asked for. The state is in
+# the first row alone. One statement, so that all is of one point in time.
+NEWEST_WINDOW = f"""
+SELECT CASE WHEN row_number() OVER (ORDER BY m.no DESC) = 1 THEN s.state END,
+       {", ".join(f"m.{column}" for column in _COLUMNS)}
+FROM sessions s
+LEFT JOIN LATERAL (SELECT * FROM messages m WHERE m.session_no + 0 = s.no ORDER BY m.no DESC LIMIT :rows) m ON true
+WHERE s.session_id = :session_id AND (CAST(:owner AS TEXT) IS NULL OR s.owner = '' OR s.owner = :owner)
+"""  # noqa: S608  constants
+
+# The same for any page of any branch, however many other messages the session has.
 SNAPSHOT = f"""
 WITH RECURSIVE asked AS MATERIALIZED (
     SELECT no AS session_no, state, coalesce(CAST(:branch AS TEXT), CAST(state AS JSON) ->> 'head') AS leaf
@@ -56,7 +66,7 @@ FROM asked a
 """  # noqa: S608  constants
 
 MESSAGE_TREE = """
-SELECT no, message_id, parent_id, role, position, calls FROM messages WHERE session_no = ? ORDER BY no LIMIT ?
+SELECT no, message_id, parent_id, role, position, calls FROM messages WHERE session_no + 0 = ? ORDER BY no LIMIT ?
 """
 
 # The end of each branch, and its parent: while a reply is written, the message that it answers has the newest text.

@@ -71,7 +71,10 @@ async def answers(store: ProjectionStore, log: MemoryLog) -> dict[str, Any]:
         leaves = [row.message_id for row in await queries.path(session.no, session.head or "", limit=100)]
         found[session_id] = (
             session,
-            await queries.snapshot(session_id, limit=3),
+            [await queries.snapshot(session_id, limit=limit) for limit in (1, 3, 100)],
+            [await queries.snapshot(session_id, branch=leaf, limit=2) for leaf in (*leaves, "unknown")],
+            [await queries.snapshot(session_id, before=leaf, limit=2) for leaf in (*leaves, "unknown")],
+            await queries.message_tree(session.no, limit=100),
             [await queries.message(session.no, message_id) for message_id in leaves],
             [await queries.newest_leaf(session.no, message_id) for message_id in leaves],
             [await queries.forks_reading(position, after=0, limit=9) for position in (page.positions if page else ())],
