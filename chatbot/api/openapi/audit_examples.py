@@ -92,7 +92,7 @@ _AT = "2026-01-31T09:30:00.125000Z"
 _happened: dict[str, Any] = {"session_id": _SESSION, "at": _AT, "key": "mina", "request_id": "0f3c9d51"}
 _report = {
     "report": ReportHead(
-        format=FORMAT_NAME, version=FORMAT_VERSION, created_at="2026-02-01T00:00:00Z", program="chatbot 0.8.0",
+        format=FORMAT_NAME, version=FORMAT_VERSION, created_at="2026-02-01T00:00:00Z", program="chatbot 0.9.0",
         log=f"chatbot-log/{_posted.digest[:32]}", position=4, digest=_posted.digest, selected_by={"owner": "mina"},
         totals=Totals(sessions=1, messages=2, replies=1, files=0, events=4, erased_events=0, redactions=0),
         recipients=(Recipient(provider="midm", model="midm", requests=1),), retention=Retention(24.0, 0.0),
