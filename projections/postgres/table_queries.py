@@ -27,6 +27,7 @@ from projections.port import (
 from projections.postgres import table_statements as sql
 from projections.postgres.message_window import OTHERS_MAX, page_in_window
 from projections.postgres.projection_schema import PREFIX
+from projections.postgres.storable_text import storable
 from projections.sql import common_queries
 from projections.sql.erase_candidates import ABOVE_LIMIT, LONG_EXPIRED, OLDEST_EXPIRED, erase_candidates_sql
 from projections.sql.fork_references import FORKED_MESSAGES, FORKS_READING, TEXTS_READ_BY
@@ -121,7 +122,7 @@ class TableQueries:
             session = self._session(found[0][0])
             window = [row[1:] for row in found if row[1] is not None]
             leaf = session.head if branch is None else branch
-            page = page_in_window(window, leaf, limit=limit, is_whole=len(window) < rows_max)
+            page = page_in_window(window, storable(leaf), limit=limit, is_whole=len(window) < rows_max)
             if page is not None:
                 return Snapshot(session, page[-1].depth if page else None, True, page)
         values = {"session_id": session_id, "branch": branch, "limit": limit, "before": before, "owner": owner}
@@ -222,7 +223,8 @@ class TableQueries:
             raise ProjectionsUnavailable("the projections are closed")
         text, names = to_postgres(query, PREFIX)
         try:
-            return await self._pool.fetch(text, *([values[name] for name in names] or values), is_long=is_long)
+            parameters = map(storable, [values[name] for name in names] or values)
+            return await self._pool.fetch(text, *parameters, is_long=is_long)
         except LogBusy as error:
             raise ProjectionsUnavailable(str(error)) from error
         except LogUnavailable as error:

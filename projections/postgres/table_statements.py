@@ -8,6 +8,8 @@ _SIBLINGS = f"""CASE WHEN {{m}}.parent_id IS NULL
     ELSE array(SELECT s.message_id FROM messages s
                WHERE s.session_no = {{m}}.session_no AND s.parent_id = {{m}}.parent_id
                ORDER BY s.no LIMIT {SIBLINGS_MAX}) END"""  # noqa: S608  constants
+# A state can be read as JSON only without a NUL, which its ids do not have either: see storable_text.py.
+_STATE = r"CAST(replace(state, '\u0000', '\ufffd') AS JSON)"
 _COLUMNS = [
     "no", "message_id", "parent_id", "depth", "role", "status", "position", "version", "created_at_us", "model",
     "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens", "calls",
@@ -46,7 +48,7 @@ WHERE s.session_id = :session_id AND (CAST(:owner AS TEXT) IS NULL OR s.owner = 
 # The same for any page of any branch, however many other messages the session has.
 SNAPSHOT = f"""
 WITH RECURSIVE asked AS MATERIALIZED (
-    SELECT no AS session_no, state, coalesce(CAST(:branch AS TEXT), CAST(state AS JSON) ->> 'head') AS leaf
+    SELECT no AS session_no, state, coalesce(CAST(:branch AS TEXT), {_STATE} ->> 'head') AS leaf
     FROM sessions
     WHERE session_id = :session_id AND (CAST(:owner AS TEXT) IS NULL OR owner = '' OR owner = :owner)
 ), branch AS (
@@ -94,15 +96,15 @@ FROM (SELECT message_id, CASE WHEN position > :no THEN position ELSE 0 END AS po
 
 ERASING = "SELECT state FROM sessions WHERE is_erasing = 1 AND no > ? ORDER BY no LIMIT ?"
 
-OWED_BY_OTHER_NODES = """
-SELECT s.state FROM (SELECT no, state, CAST(state AS JSON) AS json FROM sessions
+OWED_BY_OTHER_NODES = f"""
+SELECT s.state FROM (SELECT no, state, {_STATE} AS json FROM sessions
                      WHERE is_open = 1 AND no > :after ORDER BY no OFFSET 0) s
 WHERE (s.json -> 'open_reply' ->> 'reply_id' IS NOT NULL
        AND s.json -> 'open_reply' ->> 'node' IS DISTINCT FROM CAST(:node AS TEXT))
    OR EXISTS (SELECT 1 FROM json_array_elements(s.json -> 'pending') AS waiting (one)
               WHERE waiting.one ->> 'node' IS DISTINCT FROM CAST(:node AS TEXT))
 ORDER BY s.no LIMIT :limit
-"""
+"""  # noqa: S608  constants
 
 LABEL_KEY = "SELECT label_key FROM meta"
 COUNTS = "SELECT status, n FROM counts"

@@ -11,11 +11,13 @@ import msgspec
 from msgspec import structs
 
 from events.record import RecordedEvent
+from events.storage.postgres.postgres_connection import FAILURES
 from projections.errors import InvalidProjection
 from projections.folds.batch import Changes, changed_owners, fold
 from projections.folds.session import Session
 from projections.port import Checkpoint
 from projections.postgres.batch_statement import BatchStatement, Notification
+from projections.postgres.storable_text import storable
 from projections.session_states import SessionStates, require_following, require_found
 from projections.sql import row_changes
 from projections.sql.sql_dialect import to_postgres
@@ -29,6 +31,10 @@ DELETE FROM {p}labels AS l USING unnest($1::bigint[]) AS n (no)
 """
 _MOVE_TEXT = "UPDATE {p}messages SET position = $1 WHERE session_no = $2 AND message_id = $3"
 _SET_CALLS = "UPDATE {p}messages SET calls = $1 WHERE session_no = $2 AND message_id = $3 AND calls IS NOT NULL"
+
+_NO_CHARACTER = "22021"
+
+Query = tuple[str, Sequence[Any]]  # and its parameters
 
 _decoder = msgspec.json.Decoder(Session)
 
@@ -86,15 +92,14 @@ class TableWriter:
         checkpoints = (self.checkpoint, checkpoint)
         statement = BatchStatement(self._prefix, changes, checkpoints, self.label_key, notifications)
         before, after = self._rare_before(changes), self._rare_after(changes)
-        if before or after:
-            async with connection.transaction():
-                for query, values in before:
-                    await connection.fetch(query, *values)
-                await _run(connection, statement)
-                for query, values in after:
-                    await connection.fetch(query, *values)
-        else:
-            await _run(connection, statement)
+        try:
+            await _write(connection, before, statement, after)
+        except FAILURES as error:
+            if getattr(error, "sqlstate", None) != _NO_CHARACTER:
+                raise
+            # A text has a NUL: so rarely that no batch is searched for one beforehand.
+            statement.values = [storable(value) for value in statement.values]
+            await _write(connection, _storable(before), statement, _storable(after))
         self.checkpoint = checkpoint
         erases = any(one.erased and one.before is not None for one in changes.sessions)
         self.has_erased_hashes = self.has_erased_hashes or erases
@@ -117,9 +122,9 @@ class TableWriter:
         require_found(missing.difference(states), batch)
         return states
 
-    def _rare_before(self, changes: Changes) -> list[tuple[str, Sequence[Any]]]:
+    def _rare_before(self, changes: Changes) -> list[Query]:
         """Erased content, and labels that a session no longer has."""
-        found: list[tuple[str, Sequence[Any]]] = []
+        found: list[Query] = []
         for one in changes.sessions:
             if one.erased and one.before is not None:
                 values = {"no": one.before.no, "owner": one.before.owner or ""}
@@ -131,9 +136,9 @@ class TableWriter:
             found.append((_DROP_LABELS.format(p=self._prefix), [[one.session.no for one in labelled], *columns]))
         return found
 
-    def _rare_after(self, changes: Changes) -> list[tuple[str, Sequence[Any]]]:
+    def _rare_after(self, changes: Changes) -> list[Query]:
         """Texts and calls of messages that may have changed in the same batch, withdrawn messages, emptied sums."""
-        found: list[tuple[str, Sequence[Any]]] = []
+        found: list[Query] = []
         for one in changes.sessions:
             no = one.session.no
             found += [(_MOVE_TEXT.format(p=self._prefix), (to, no, name)) for name, to in one.moves.items()]
@@ -148,9 +153,27 @@ class TableWriter:
             found.append(self._named(row_changes.DROP_EMPTIED_USAGE, {}))
         return found
 
-    def _named(self, statement: str, values: dict[str, Any]) -> tuple[str, Sequence[Any]]:
+    def _named(self, statement: str, values: dict[str, Any]) -> Query:
         query, names = to_postgres(statement, self._prefix)
         return query, [values[name] for name in names]
+
+
+async def _write(
+    connection: Statements, before: Sequence[Query], statement: BatchStatement, after: Sequence[Query]
+) -> None:
+    if not before and not after:
+        await _run(connection, statement)
+        return
+    async with connection.transaction():
+        for query, values in before:
+            await connection.fetch(query, *values)
+        await _run(connection, statement)
+        for query, values in after:
+            await connection.fetch(query, *values)
+
+
+def _storable(queries: Sequence[Query]) -> list[Query]:
+    return [(query, [storable(value) for value in values]) for query, values in queries]
 
 
 async def _run(connection: Statements, statement: BatchStatement) -> None:
