@@ -25,6 +25,7 @@ from chatbot.api.requests import decode_body, read_idempotency_key, read_raw, se
 from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES
 from chatbot.api.v1.completion_views import MICROSECONDS
+from chatbot.api.v1.request_checks import check_end_user, end_user_of_request, find_session
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import USER_ID, ChangeMetadata, CreateSession, DeleteSession, RedactMessage
 from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionDeleted, SessionNotFound
@@ -48,6 +49,7 @@ async def create(request: web.Request) -> web.Response:
     metadata: dict[str, Any] = dict(body.metadata or {})
     check_metadata(metadata, settings)
     key = read_idempotency_key(request, "conversation", body)
+    end_user = end_user_of_request(request, {})
     timeout_s = round(settings.v1.responses_timeout_hours * 3600)
     require_accepting(request)
     if body.items:
@@ -59,13 +61,16 @@ async def create(request: web.Request) -> web.Response:
             instructions="",
             timeout_s=timeout_s,
             metadata=metadata,
+            end_user=end_user,
             adds_only=True,
         )
         session = await _post(request, transcript)
     else:
         owner = request[CALLER].owner
-        command = CreateSession(owner, metadata, timeout_s, None, None, key)
-        session_id = session_id_for_key(key, services.new_id(), "conversation", owner)
+        scope = (owner,) if end_user is None else (owner, end_user)
+        described = metadata if end_user is None else {**metadata, USER_ID: end_user}
+        command = CreateSession(owner, described, timeout_s, None, None, key)
+        session_id = session_id_for_key(key, services.new_id(), "conversation", *scope)
         session = (await services.supervisor.ask(session_id, command, request[CALLER])).state.session
     return json_response(_view(session, metadata))
 
@@ -99,7 +104,7 @@ def _session_id(request: web.Request) -> str:
 async def _described(request: web.Request) -> SessionWithMetadata:
     """Raises SessionNotFound."""
     reader = request.app[SERVICES].session_queries
-    session = await reader.session(_session_id(request), request[CALLER])
+    session = await find_session(request, _session_id(request))
     described = await reader.with_metadata([session])
     if not described:  # deleted in the meantime
         raise SessionDeleted(session.session_id)
@@ -122,6 +127,8 @@ async def update(request: web.Request) -> web.Response:
     wanted: dict[str, Any] = dict(body.metadata)
     check_metadata(wanted, settings)
     described = await _described(request)
+    if end_user_of_request(request, {}) is not None:
+        wanted.pop(USER_ID, None)  # no user makes a conversation another's
     removed = {name: None for name in described.metadata if name not in wanted and name != USER_ID}
     command = ChangeMetadata(
         metadata={**wanted, **removed},
@@ -135,8 +142,9 @@ async def update(request: web.Request) -> web.Response:
 @routes.delete("/v1/conversations/{conversation_id}")
 async def delete(request: web.Request) -> web.Response:
     """Erase the session with all its items."""
-    services, session_id = request.app[SERVICES], _session_id(request)
-    await services.supervisor.ask(session_id, DeleteSession(may_wait=True), erasing_caller(request))
+    services, session_id, caller = request.app[SERVICES], _session_id(request), erasing_caller(request)
+    await check_end_user(request, session_id, end_user_of_request(request, {}), caller)
+    await services.supervisor.ask(session_id, DeleteSession(may_wait=True), caller)
     services.erasures.notify()
     return json_response(DeletedConversation(conversation_id(session_id)))
 
@@ -144,8 +152,7 @@ async def delete(request: web.Request) -> web.Response:
 @routes.get("/v1/conversations/{conversation_id}/items")
 async def list_conversation_items(request: web.Request) -> web.Response:
     query = read_list_query(request)
-    services = request.app[SERVICES]
-    session = await services.session_queries.session(_session_id(request), request[CALLER])
+    session = await find_session(request, _session_id(request))
     rows = await _branch(request, session, session.head, BRANCH_MAX)
     return json_response(await list_items(rows, query, lambda row: items_of(request, session, row)))
 
@@ -170,6 +177,7 @@ async def add_items(request: web.Request) -> web.Response:
         messages=added.messages,
         parameters=Parameters(),
         session_id=_session_id(request),
+        end_user=end_user_of_request(request, {}),
         idempotency_key=read_idempotency_key(request, "items", body),
         on_busy="reject",
         instructions="",
@@ -186,7 +194,7 @@ async def add_items(request: web.Request) -> web.Response:
 
 @routes.get("/v1/conversations/{conversation_id}/items/{item_id}")
 async def retrieve_item(request: web.Request) -> web.Response:
-    session = await request.app[SERVICES].session_queries.session(_session_id(request), request[CALLER])
+    session = await find_session(request, _session_id(request))
     item, _ = await _find_item(request, session)
     return json_response(item)
 

@@ -49,14 +49,14 @@ from chatbot.api.streaming.reply_writer import ReplyWriter, failure_of
 from chatbot.api.streaming.response_stream import HEADERS, STREAMS, stream_response
 from chatbot.api.v1.chunk_view import cancelled_problem
 from chatbot.api.v1.left_replies import cancel_if_running, erase_when_ended
-from chatbot.api.v1.request_checks import check_model, end_user_of_request, reply_headers
+from chatbot.api.v1.request_checks import check_end_user, check_model, end_user_of_request, find_session, reply_headers
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import CancelReply, DeleteSession, RedactMessage
 from chatbot.sessions.domain.context import ContextLimits, ContextMessage, estimate_text_tokens, estimate_tokens
 from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionDeleted
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from chatbot.sessions.message_redaction import MessageRedaction
-from chatbot.sessions.recorded_replies import RecordedTurn, find_turn
+from chatbot.sessions.recorded_replies import RecordedTurn
 from chatbot.sessions.replies.reply import Reply
 from events.schema.naming import CONVERSATION, STATELESS
 from events.schema.parameters import ResponseOptions
@@ -167,7 +167,9 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     messages = added.messages
     is_stored = body.store is not False
     if not is_stored and place.previous is not None:
-        messages = (*await branch_before(request, place.previous.session_id, place.previous.reply_id), *messages)
+        session_id, leaf = place.previous.session_id, place.previous.reply_id
+        await check_end_user(request, session_id, end_user, request[CALLER])
+        messages = (*await branch_before(request, session_id, leaf), *messages)
         place = Place()
     is_named = place.session_id is not None
     transcript = TranscriptRequest(
@@ -233,7 +235,12 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     after = query_int(request, "starting_after", NO_EVENT, NO_EVENT, SEQUENCE_MAX)
     if wants_stream == "true":
         return await _follow(request, key, after)
-    return json_response(_view_of(await find_response(request, key)))
+    return json_response(_view_of(await _find(request, key)))
+
+
+async def _find(request: web.Request, key: ResponseKey) -> RecordedTurn:
+    """Raises RequestFault, SessionNotFound, MessageNotFound."""
+    return await find_response(request, await find_session(request, key.session_id), key.reply_id)
 
 
 def _view_of(turn: RecordedTurn) -> ResponseView:
@@ -243,13 +250,13 @@ def _view_of(turn: RecordedTurn) -> ResponseView:
 async def _follow(request: web.Request, key: ResponseKey, after: int) -> web.StreamResponse:
     services, streams = request.app[SERVICES], request.app[STREAMS]
     with streams.limit.acquire(request[CALLER].owner), services.feeds.open(key.session_id) as channel:
-        turn = await find_response(request, key)
+        turn = await _find(request, key)
         channel.advance_to(turn.session.version)
         await services.cluster.watch(turn.session)
 
         async def find() -> RecordedTurn | None:
             with suppress(MessageNotFound, SessionDeleted):
-                return await find_response(request, key)
+                return await _find(request, key)
             return None
 
         view = EventView(requested_response(turn), after)
@@ -261,10 +268,10 @@ async def _follow(request: web.Request, key: ResponseKey, after: int) -> web.Str
 async def cancel(request: web.Request) -> web.Response:
     """The response as it is then; one that has ended is left as it is, so that this may be repeated."""
     services, key = request.app[SERVICES], response_key(request)
-    turn = await find_response(request, key)
+    turn = await _find(request, key)
     if turn.outcome is None:
         await services.supervisor.ask(key.session_id, CancelReply(reply_id=key.reply_id), request[CALLER])
-        turn = await find_response(request, key)
+        turn = await _find(request, key)
     return json_response(_view_of(turn))
 
 
@@ -273,10 +280,11 @@ async def delete(request: web.Request) -> web.Response:
     """Erase the session if it has nothing else; otherwise redact the reply, and the input that nothing else answers."""
     services, key = request.app[SERVICES], response_key(request)
     caller = erasing_caller(request)
+    await check_end_user(request, key.session_id, end_user_of_request(request, {}), caller)
     session = await services.session_queries.find_recorded(key.session_id, caller)
-    turn = None if session.is_deleted else await find_turn(services.log, services.queries, session, key.reply_id)
-    if turn is None:
+    if session.is_deleted:
         raise MessageNotFound(key.reply_id)
+    turn = await find_response(request, session, key.reply_id)
     own = [row.message_id for row in await _input_rows(request, turn)] if len(turn.row.siblings) <= 1 else []
     tree = await services.queries.message_tree(session.no, limit=len(own) + 2)
     is_alone = {one.message_id for one in tree} == {key.reply_id, *own}
@@ -307,7 +315,7 @@ async def _input_rows(request: web.Request, turn: RecordedTurn) -> list[MessageR
 @routes.get(f"{ONE}/input_items")
 async def input_items(request: web.Request) -> web.Response:
     query, key = read_list_query(request), response_key(request)
-    turn = await find_response(request, key)
+    turn = await _find(request, key)
     rows = await _input_rows(request, turn)
     return json_response(await list_items(rows, query, lambda row: items_of(request, turn.session, row)))
 
@@ -326,6 +334,7 @@ async def count_input_tokens(request: web.Request) -> web.Response:
         messages = (await read_input(request, body.input, most, "input", keep_request_images)).messages
     if place.session_id is not None:
         leaf = place.previous.reply_id if place.previous is not None else None
+        await check_end_user(request, place.session_id, end_user_of_request(request, {}), request[CALLER])
         messages = (*await branch_before(request, place.session_id, leaf), *messages)
     limits = ContextLimits(messages=BRANCH_MAX, image_tokens=settings.chat.image_tokens)
     counted = (ContextMessage("", None, one.role, "", one.parts, calls="") for one in messages)

@@ -43,13 +43,12 @@ def response_key(request: web.Request) -> ResponseKey:
     return key
 
 
-async def find_response(request: web.Request, key: ResponseKey) -> RecordedTurn:
-    """Raises SessionNotFound, MessageNotFound."""
+async def find_response(request: web.Request, session: Session, reply_id: str) -> RecordedTurn:
+    """Raises MessageNotFound."""
     services = request.app[SERVICES]
-    session = await services.session_queries.session(key.session_id, request[CALLER])
-    turn = await find_turn(services.log, services.queries, session, key.reply_id)
+    turn = await find_turn(services.log, services.queries, session, reply_id)
     if turn is None:
-        raise MessageNotFound(key.reply_id)
+        raise MessageNotFound(reply_id)
     return turn
 
 

@@ -11,6 +11,9 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.api.v1.completion_views import MICROSECONDS
 from chatbot.api.v1.end_users import end_user_of
 from chatbot.llm.model_names import is_offered
+from chatbot.sessions.domain.commands import USER_ID, Caller
+from chatbot.sessions.domain.rejections import SessionNotFound
+from projections.folds.session import Session
 
 
 def check_model(services: Services, name: str) -> None:
@@ -28,6 +31,28 @@ def end_user_of_request(request: web.Request, body_users: Mapping[str, str | Non
     is_trusted = request[CALLER].owner in settings.auth.front_ends
     now_s = services.clock() / MICROSECONDS
     return end_user_of(request.headers, body_users, settings.v1.user_jwt_secret, now_s, is_trusted=is_trusted)
+
+
+async def check_end_user(request: web.Request, session_id: str, end_user: str | None, caller: Caller) -> None:
+    """A session of another end user of the same owner counts as one that does not exist; one of no end user is free.
+    This read is no access. Raises SessionNotFound.
+    """
+    if end_user is None:
+        return
+    reader = request.app[SERVICES].session_queries
+    session = await reader.find_recorded(session_id, caller)
+    described = await reader.with_metadata([session])
+    if described and described[0].metadata.get(USER_ID, end_user) != end_user:
+        raise SessionNotFound(session_id)
+
+
+async def find_session(request: web.Request, session_id: str) -> Session:
+    """A live session that the caller, and the end user whom it names in a header, may see. Reading it counts as an
+    access. Raises RequestFault, SessionNotFound.
+    """
+    caller = request[CALLER]
+    await check_end_user(request, session_id, end_user_of_request(request, {}), caller)
+    return await request.app[SERVICES].session_queries.session(session_id, caller)
 
 
 def reply_headers(request: web.Request, session_id: str, version: int, *, ignores_tools: bool) -> dict[str, str]:
