@@ -3,15 +3,22 @@
 from msgspec.structs import asdict, replace
 
 from chatbot.config.settings import Settings
-from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
+from chatbot.llm.llm_options import COALESCE_FROM_REPLIES, EmbeddedOptions, LlmOptions
 from chatbot.llm.provider_factory import create_pool, create_provider
 from chatbot.llm.resilient_provider import ResilientProvider
 from chatbot.llm.servers.pooled_server import ServerOptions
 from chatbot.llm.servers.server_pool import ServerPool
 
+WORKERS_SHARE = 3 / 4  # of COALESCE_FROM_REPLIES for all workers: the share of each rises and falls around its mean
+
+
+def coalesce_from_replies(workers: int) -> int:
+    """The replies of one worker from which on its reads are coalesced: the cores carry those of the others, too."""
+    return COALESCE_FROM_REPLIES if workers == 1 else max(1, round(COALESCE_FROM_REPLIES * WORKERS_SHARE / workers))
+
 
 def llm_options(settings: Settings) -> LlmOptions:
-    values = asdict(settings.llm)
+    values = asdict(settings.llm) | {"coalesce_from_replies": coalesce_from_replies(settings.server.workers)}
     return LlmOptions(**{name: values[name] for name in LlmOptions.__struct_fields__})
 
 

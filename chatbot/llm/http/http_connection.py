@@ -10,8 +10,6 @@ from typing import NamedTuple, Protocol
 
 import httptools
 
-COALESCE_FROM_REPLIES = 64  # replies that are being written: with fewer, there is nothing to save
-
 
 class PausedConnection(Protocol):
     """A connection whose reply has begun to arrive and whose reading is paused."""
@@ -26,18 +24,20 @@ class ReadCoalescer:
 
     A connection that has just been read pauses until the next common resume; the kernel buffers what arrives
     meanwhile. So each connection is read once for the tokens of `max_s` seconds, and the text of all of them goes to
-    the clients in one round of writes. A token waits for `max_s` at most; with few replies, nothing is paused.
+    the clients in one round of writes. A token waits for `max_s` at most; with fewer than `from_replies` replies,
+    nothing is paused.
     """
 
-    def __init__(self, max_s: float) -> None:
+    def __init__(self, max_s: float, from_replies: int) -> None:
         self.active_replies = 0  # replies that have begun to arrive and have not ended
         self._max_s = max_s
+        self._from_replies = from_replies
         self._paused: list[PausedConnection] = []
 
     @property
     def is_active(self) -> bool:
         """Whether there are enough replies to coalesce their reads."""
-        return self.active_replies >= COALESCE_FROM_REPLIES and self._max_s > 0
+        return self.active_replies >= self._from_replies and self._max_s > 0
 
     def resume_later(self, connection: PausedConnection) -> None:
         """Resume `connection`, which has paused its reading, together with the others."""

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from chatbot.llm.http import http_connection
+from chatbot.config.sections.server_settings import ServerSettings
+from chatbot.config.settings import Settings
+from chatbot.llm.configured_provider import llm_options
+from chatbot.llm.http.http_connection import ReadCoalescer
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
     ChatMessage,
@@ -97,7 +100,12 @@ async def model(
     server = Server(protocol)
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    options = LlmOptions(server_url=url, model="m", read_coalesce_max_s=read_coalesce_max_s)
+    options = LlmOptions(
+        server_url=url,
+        model="m",
+        read_coalesce_max_s=read_coalesce_max_s,
+        coalesce_from_replies=COALESCE_FROM_REPLIES,
+    )
     provider = MidmProvider(options) if protocol == "midm" else OpenAiProvider(options)
     try:
         async with asyncio.timeout(20):
@@ -120,8 +128,7 @@ async def stop(asked: list[RunningCall]) -> None:
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(http_connection, "COALESCE_FROM_REPLIES", COALESCE_FROM_REPLIES)
+def run(request: pytest.FixtureRequest) -> Run:
     if request.param == "asyncio":
         return asyncio.run
     loop: Run = pytest.importorskip("uvloop").run
@@ -219,15 +226,12 @@ def test_reads_are_coalesced_from_a_number_of_replies_on_over_one_interval(monke
 
     async def main() -> None:
         monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda wait_s, _call: waits.append(wait_s))
-        for active_replies in (
-            http_connection.COALESCE_FROM_REPLIES,
-            10 * http_connection.COALESCE_FROM_REPLIES,
-        ):
-            one = http_connection.ReadCoalescer(0.03)
+        for active_replies in (COALESCE_FROM_REPLIES, 10 * COALESCE_FROM_REPLIES):
+            one = ReadCoalescer(0.03, COALESCE_FROM_REPLIES)
             one.active_replies = active_replies - 1
             was_on = one.is_active
             one.active_replies = active_replies
-            assert (was_on, one.is_active) == (active_replies > http_connection.COALESCE_FROM_REPLIES, True)
+            assert (was_on, one.is_active) == (active_replies > COALESCE_FROM_REPLIES, True)
             one.resume_later(object())  # type: ignore[arg-type]  # nobody resumes it here
             one.resume_later(object())  # type: ignore[arg-type]
 
@@ -235,3 +239,9 @@ def test_reads_are_coalesced_from_a_number_of_replies_on_over_one_interval(monke
         runner.run(main())
         monkeypatch.undo()
     assert waits == [0.03, 0.03]
+
+
+@pytest.mark.parametrize(("workers", "from_replies"), [(1, 64), (2, 24), (4, 12), (256, 1)])
+def test_workers_together_coalesce_from_about_as_many_replies_as_one_process(workers: int, from_replies: int) -> None:
+    settings = Settings(server=ServerSettings(workers=workers))
+    assert llm_options(settings).coalesce_from_replies == from_replies
