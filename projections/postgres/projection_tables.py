@@ -34,6 +34,14 @@ REBUILD_LOCK = 0x43485200 | SCHEMA_VERSION  # "CHR": one rebuild at a time
 _TRY_LOCK = "SELECT pg_try_advisory_lock($1, current_schema()::regnamespace::oid::integer)"
 
 _PRESENT = "SELECT count(to_regclass(quote_ident(current_schema()) || '.' || name)) FROM unnest($1::text[]) AS name"
+_LACKING = """
+SELECT format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), current_user)
+ WHERE NOT has_schema_privilege(current_schema(), 'CREATE')
+UNION ALL
+SELECT format('ALTER TABLE %I OWNER TO %I', relname, current_user) FROM pg_class
+ WHERE relnamespace = current_schema()::regnamespace AND relname = ANY($1::text[])
+   AND NOT pg_has_role(relowner, 'USAGE')
+"""
 _BEGIN = "INSERT INTO {p}meta VALUES (1, '', 0, '', '\\x{key}', false, {is_complete})"
 _IS_OURS = "SELECT 1 FROM {p}meta WHERE label_key = $1"
 _IS_COMPLETE = "SELECT is_complete FROM {p}meta"
@@ -92,14 +100,25 @@ class ProjectionTables:
         self._session = session
 
     async def _prepare(self) -> None:
-        """Create the tables where there are none, and read the checkpoint. Raises FAILURES, InvalidProjection."""
+        """Create the tables where there are none, and read the checkpoint.
+
+        Raises FAILURES, InvalidProjection, ProjectionsUnusable.
+        """
         async with self._require_session().statements() as statements:
+            await self._require_privileges(statements)
             ((present,),) = await statements.fetch(_PRESENT, [PREFIX + name for name in NAMES])
             if not present:
                 await create_set(statements, PREFIX, is_complete=True)
             elif present < len(NAMES):
                 raise InvalidProjection("some of its tables are missing")
             self._note_writer(await TableWriter.open(statements, PREFIX))
+
+    async def _require_privileges(self, statements: Statements) -> None:
+        """Raises ProjectionsUnusable with what to run, for a role that could not create or replace the tables."""
+        found = await statements.fetch(_LACKING, [prefix + name for prefix in (PREFIX, NEXT_PREFIX) for name in NAMES])
+        if found:
+            what = "this role may not create or replace the tables of the projections"
+            raise ProjectionsUnusable(f"database {self._database.label}: {what}: {'; '.join(one for (one,) in found)}")
 
     async def replace(self) -> None:
         self._note_writer(None)
@@ -235,9 +254,9 @@ def _store_errors(label: str) -> Iterator[None]:
         if code in _DAMAGE_CODES or code.startswith("23") or is_damage(error):
             raise InvalidProjection(f"it is damaged ({error})") from error
         if code == "42501":
+            what = "this role may no longer write the projections, or replace their tables"
             raise ProjectionsUnusable(
-                f"database {label}: this role may not create or replace the tables of the projections ({error}): GRANT"
-                f" CREATE on the log's schema to it, and let it own the tables named {PREFIX}..."
+                f"database {label}: {what} ({error}): start again to see what to grant"
             ) from error
         if code.startswith("22"):  # a value that no column holds
             raise OverflowError(str(error)) from error

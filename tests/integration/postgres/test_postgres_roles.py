@@ -13,6 +13,8 @@ from events.options import LogOptions
 from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.postgres.postgres_migration_target import PostgresMigrationTarget
 from events.storage.postgres.postgres_schema import check_privileges
+from projections.errors import ProjectionsUnusable
+from projections.postgres.node_projections import NodeProjections
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.sample_events import ASKED, deleted, posted
 from tests.support.programs.postgres_server import PostgresServer
@@ -118,6 +120,35 @@ async def test_a_role_that_may_vacuum_erases(role: Role, way: str) -> None:
     assert (log.erasure_pending, told.reasons) == (False, [])
     await log.close()
     assert await _row_versions(role.owners_url) == 3
+
+
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [
+        ("REVOKE CREATE ON SCHEMA {schema} FROM {role}", "GRANT CREATE ON SCHEMA {schema} TO {role}$"),
+        (
+            "CREATE TABLE projections_1_meta (one integer); CREATE TABLE projections_1_next_meta (one integer)",
+            "ALTER TABLE projections_1_meta OWNER TO {role}; ALTER TABLE projections_1_next_meta OWNER TO {role}$",
+        ),
+    ],
+)
+async def test_a_role_that_may_not_create_the_tables_of_the_projections_is_refused_with_what_to_run(
+    role: Role, lacking: str, says: str
+) -> None:
+    names = {"role": role.name, "schema": role.schema}
+    await role.run(*OWN_ALL, lacking.format(**names))
+    log = await PostgresLog.open(role.url, SHORT_TIMEOUTS)
+    try:
+        with pytest.raises(ProjectionsUnusable, match=says.format(**names)):
+            await NodeProjections(log, log.database, log.pool).start()
+        await role.run(*says.removesuffix("$").format(**names).split("; "))
+        await role.run("DROP TABLE IF EXISTS projections_1_meta, projections_1_next_meta")
+        projections = NodeProjections(log, log.database, log.pool)
+        await projections.start()
+        await projections.wait_for(2, timeout_s=20)
+        await projections.stop()
+    finally:
+        await log.close()
 
 
 async def test_an_open_transaction_that_keeps_erased_texts_is_told(role: Role) -> None:
