@@ -57,6 +57,7 @@ from chatbot.api.streaming.response_stream import STREAMS, StreamContext
 from chatbot.api.ui_protocols import agui_routes, ui_chat_routes
 from chatbot.api.v1.left_replies import DETACHED_TASKS
 from chatbot.api.v1.optional_tools import ToolRefusals
+from chatbot.api.v1.refused_tools import TOOL_REFUSALS
 from chatbot.runtime.rate_limit import RateLimit
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.workers.connection_counts import FairShare
@@ -91,7 +92,7 @@ def build_app(services: Services) -> web.Application:
     app[WITNESS_RATE] = RateLimit(services.settings.witness.requests_per_minute)
     app[THROTTLE] = DutyCycleThrottle()
     app[DETACHED_TASKS] = set()
-    app[completion_routes.TOOL_REFUSALS] = ToolRefusals(time.monotonic)
+    app[TOOL_REFUSALS] = ToolRefusals(time.monotonic)
     app[UPLOADS] = MediaUploads(services.settings.media)
     app[BODIES] = BodyBudget(server.request_bodies_total_max_bytes)
     app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document

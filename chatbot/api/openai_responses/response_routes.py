@@ -6,6 +6,7 @@ from typing import Literal
 
 from aiohttp import web
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from chatbot.api.access.authorization import CALLER, erasing_caller
 from chatbot.api.media.sent_images import keep_request_images
@@ -48,10 +49,13 @@ from chatbot.api.services import SERVICES
 from chatbot.api.streaming.reply_writer import ReplyWriter, failure_of
 from chatbot.api.streaming.response_stream import HEADERS, STREAMS, stream_response
 from chatbot.api.v1.chunk_view import cancelled_problem
-from chatbot.api.v1.left_replies import cancel_if_running, erase_when_ended
+from chatbot.api.v1.left_replies import cancel_if_running, erase_when_ended, note_refusal
+from chatbot.api.v1.optional_tools import has_optional_tools, is_refusal_of_tools, key_without_tools
+from chatbot.api.v1.refused_tools import TOOL_REFUSALS, refuses_tools
 from chatbot.api.v1.request_checks import check_end_user, check_model, end_user_of_request, find_session, reply_headers
+from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.conversations import TranscriptRequest
-from chatbot.sessions.domain.commands import CancelReply, DeleteSession, RedactMessage
+from chatbot.sessions.domain.commands import CancelReply, DeleteSession, RedactMessage, Regenerate
 from chatbot.sessions.domain.context import ContextLimits, ContextMessage, estimate_text_tokens, estimate_tokens
 from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionDeleted
 from chatbot.sessions.domain.transcript import TranscriptMessage
@@ -73,6 +77,7 @@ routes = web.RouteTableDef()
 class CreateRequest(Struct, frozen=True):
     """What a request asks for, besides its messages. `ignores_tools`: the model gets none of its tools."""
 
+    model: str
     stream: bool
     background: bool
     is_stored: bool
@@ -96,6 +101,13 @@ async def create(request: web.Request) -> web.StreamResponse:
         cancel_when_client_leaves(request)
     with request.app[STREAMS].limit.acquire(request[CALLER].owner) if asked.stream else nullcontext():
         requested = await _request_reply(request, transcript)
+        if has_optional_tools(transcript.parameters):
+            if asked.background:
+                note_refusal(request, asked.model, requested.reply)
+            elif await refuses_tools(request, requested.reply):
+                request.app[TOOL_REFUSALS].note(asked.model)
+                asked = replace(asked, ignores_tools=True)
+                requested = await _request_without_tools(request, requested, transcript)
         del transcript  # it may have megabytes
         session_id, reply = requested.response.session_id, requested.reply
         erasure = None if asked.is_stored else erase_when_ended(request, session_id, reply)
@@ -162,7 +174,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
         settings.chat,
         services.suggested_tokens(body.model),
         added.recorded,
-        takes_tools=takes is None or "tools" in takes,
+        takes_tools=(takes is None or "tools" in takes) and not request.app[TOOL_REFUSALS].has_refused(body.model),
     )
     messages = added.messages
     is_stored = body.store is not False
@@ -188,6 +200,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     rule = settings.v1.cancel_on_disconnect
     is_left_alone = key is not None or bool(body.background)
     asked = CreateRequest(
+        model=body.model,
         stream=bool(body.stream),
         background=bool(body.background),
         is_stored=is_stored,
@@ -215,7 +228,27 @@ async def _request_reply(request: web.Request, transcript: TranscriptRequest) ->
         result = await services.conversations.post(transcript, request[CALLER])
     except InvalidMessage as error:
         raise RequestFault(str(error), (error.path or "$").replace("$.messages", "$.input")) from None
-    reply = result.reply
+    return await _requested(request, result)
+
+
+async def _request_without_tools(request: web.Request, refused: Requested, transcript: TranscriptRequest) -> Requested:
+    """Record the request for another reply to the same input, without tools. Raises what sessions raise."""
+    services = request.app[SERVICES]
+    command = Regenerate(
+        reply_id=services.new_id(),
+        message_id=refused.reply.reply_id,
+        parameters=refused.reply.parameters,
+        stream=transcript.stream,
+        idempotency_key=key_without_tools(transcript.idempotency_key),
+        without_tools=True,
+    )
+    return await _requested(
+        request, await services.supervisor.ask(refused.response.session_id, command, request[CALLER])
+    )
+
+
+async def _requested(request: web.Request, result: CommandResult) -> Requested:
+    services, reply = request.app[SERVICES], result.reply
     if reply is None:
         raise RuntimeError("a command that requests a reply was answered without one")
     session_id = result.state.session.session_id
@@ -285,9 +318,11 @@ async def delete(request: web.Request) -> web.Response:
     if session.is_deleted:
         raise MessageNotFound(key.reply_id)
     turn = await find_response(request, session, key.reply_id)
-    own = [row.message_id for row in await _input_rows(request, turn)] if len(turn.row.siblings) <= 1 else []
-    tree = await services.queries.message_tree(session.no, limit=len(own) + 2)
-    is_alone = {one.message_id for one in tree} == {key.reply_id, *own}
+    refused = await _refused_siblings(request, turn)
+    is_only = len(refused) + 1 >= len(turn.row.siblings)
+    own = [row.message_id for row in await _input_rows(request, turn)] if is_only else []
+    tree = await services.queries.message_tree(session.no, limit=len(own) + len(refused) + 2)
+    is_alone = {one.message_id for one in tree} == {key.reply_id, *own, *refused}
     if is_alone and not _options(turn).in_conversation:
         await services.supervisor.ask(key.session_id, DeleteSession(may_wait=True), caller)
         services.erasures.notify()
@@ -297,6 +332,19 @@ async def delete(request: web.Request) -> web.Response:
         for message_id in (*own, key.reply_id):  # the reply last: it is not found any more once all is done
             await work.redact(key.session_id, RedactMessage(message_id, DELETED), caller)
     return json_response(DeletedResponse(request.match_info["response_id"]))
+
+
+async def _refused_siblings(request: web.Request, turn: RecordedTurn) -> list[str]:
+    """The other replies to the same input of which none is a response: attempts with tools that were refused."""
+    refused = []
+    for reply_id in turn.row.siblings:
+        if reply_id != turn.row.message_id:
+            with suppress(MessageNotFound):
+                other = await find_response(request, turn.session, reply_id)
+                if other.outcome is None or not is_refusal_of_tools(other.outcome):
+                    break  # the input answers this one, too
+                refused.append(reply_id)
+    return refused
 
 
 def _options(turn: RecordedTurn) -> ResponseOptions:

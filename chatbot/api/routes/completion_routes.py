@@ -1,6 +1,5 @@
 """OpenAI's API under /v1: models and chat completions, complete or as a stream of chunks."""
 
-import asyncio
 from contextlib import nullcontext
 
 from aiohttp import web
@@ -22,13 +21,12 @@ from chatbot.api.v1.completion_requests import check_completion, completion_para
 from chatbot.api.v1.completion_views import MICROSECONDS, ModelObject, ModelObjects, completion_view
 from chatbot.api.v1.conversation_names import NamedConversation, checked_name, conversation_of
 from chatbot.api.v1.left_replies import cancel_if_running
-from chatbot.api.v1.optional_tools import ToolRefusals, has_optional_tools, is_refusal_of_tools, without_tools
+from chatbot.api.v1.optional_tools import has_optional_tools
+from chatbot.api.v1.refused_tools import TOOL_REFUSALS, await_begin, refuses_tools, without_tools
 from chatbot.api.v1.request_checks import check_model, end_user_of_request, reply_headers
 from chatbot.api.v1.request_messages import images_of, request_messages
 from chatbot.config.sections.v1_settings import V1Settings
 from chatbot.sessions.conversations import TranscriptRequest
-from chatbot.sessions.feeds.channels import wait_any
-from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ConversationName, Parameters
 from events.schema.naming import CONVERSATION
@@ -36,8 +34,6 @@ from events.schema.naming import CONVERSATION
 OWNED_BY = "chatbot"
 # Open WebUI's ids of the user's message and of the reply that is to be written.
 QUESTION_FIELD, REPLY_FIELD = "X-OpenWebUI-User-Message-Id", "X-OpenWebUI-Message-Id"
-
-TOOL_REFUSALS: web.AppKey[ToolRefusals] = web.AppKey("tool_refusals", ToolRefusals)
 
 routes = web.RouteTableDef()
 
@@ -88,7 +84,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     with request.app[STREAMS].limit.acquire(request[CALLER].owner) if asked.stream else nullcontext():
         requested = await _request_reply(request, transcript)
         try:
-            if has_optional_tools(transcript.parameters) and await _refuses_tools(request, requested.reply):
+            if has_optional_tools(transcript.parameters) and await refuses_tools(request, requested.reply):
                 request.app[TOOL_REFUSALS].note(asked.model)
                 asked = replace(asked, ignores_tools=True)
                 requested = await _request_reply(request, without_tools(transcript))
@@ -123,7 +119,7 @@ async def _streamed_response(
     or when the next ping is due, before proxies take the connection for dead.
     """
     services, streams, reply = request.app[SERVICES], request.app[STREAMS], requested.reply
-    await _await_begin(request, reply)
+    await await_begin(request, reply)
     _raise_failure(reply, asked)
     created_at_us = reply.started_at_us or services.clock()
     view = ChunkView(
@@ -136,35 +132,6 @@ async def _streamed_response(
     running_reply = services.supervisor.running_reply
     writer = ReplyWriter(streams.flush_scheduler, requested.session_id, reply, running_reply, view)
     return await stream_response(request, writer.write, headers={**HEADERS, **_headers(request, asked, requested)})
-
-
-async def _await_begin(request: web.Request, reply: Reply) -> None:
-    """Return when there is something to send, or a ping is due."""
-    is_due = False
-
-    def end_wait() -> None:
-        nonlocal is_due
-        is_due = True
-        reply.signal.notify()
-
-    timer = asyncio.get_running_loop().call_later(request.app[STREAMS].ping_s, end_wait)  # cheaper than a timeout
-    try:
-        while not (is_due or _has_begun(reply)):
-            await wait_any(reply.signal)
-    finally:
-        timer.cancel()
-
-
-async def _refuses_tools(request: web.Request, reply: Reply) -> bool:
-    """Whether the model server has refused the request because it has tools."""
-    await _await_begin(request, reply)
-    return reply.outcome is not None and is_refusal_of_tools(reply.outcome)
-
-
-def _has_begun(reply: Reply) -> bool:
-    """Whether there is something to send: text, a part, or how the reply ended."""
-    is_over = reply.outcome is not None or reply.unrecorded is not None
-    return is_over or reply.length > 0 or reply.last_part != NO_PART
 
 
 def _raise_failure(reply: Reply, asked: CompletionRequest) -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
 
 from chatbot.api.access.authorization import CALLER
 from chatbot.api.services import SERVICES
+from chatbot.api.v1.optional_tools import is_refusal_of_tools
+from chatbot.api.v1.refused_tools import TOOL_REFUSALS
 from chatbot.sessions.domain.commands import SERVICE, CancelReply, DeleteSession
 from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.replies.reply import Reply
@@ -49,6 +52,17 @@ def erase_when_ended(request: web.Request, session_id: str, reply: Reply) -> asy
             services.logger.warning("response.not_erased", reason=type(error).__name__)
 
     return _start(request, erase(), f"erase {session_id}")
+
+
+def note_refusal(request: web.Request, model: str, reply: Reply) -> None:
+    """Remember a refusal of tools when the reply has ended: nobody waits for it."""
+
+    async def note() -> None:
+        with suppress(LogError):
+            if is_refusal_of_tools(await reply.wait_end()):
+                request.app[TOOL_REFUSALS].note(model)
+
+    _ = _start(request, note(), f"note {reply.reply_id}")
 
 
 def _start(request: web.Request, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -6,10 +6,7 @@ Such a request is asked again without them once the model server has refused it,
 from collections import OrderedDict
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
 from chatbot.llm.provider import FEATURE_WORDS
-from chatbot.sessions.conversations import TranscriptRequest, generation_key
 from chatbot.sessions.domain.commands import IdempotencyKey
 from chatbot.sessions.replies.reply import Outcome
 from events.schema.parameters import Parameters
@@ -46,12 +43,6 @@ def is_refusal_of_tools(outcome: Outcome) -> bool:
     return outcome.cause == "unsupported" and FEATURE_WORDS["tools"] in outcome.detail.partition(":")[0].split()
 
 
-def without_tools(request: TranscriptRequest) -> TranscriptRequest:
-    """The same request, with a key of its own where it has one: the first one's answer is the refusal."""
-    parameters = replace(request.parameters, tools=None, tool_choice=None, parallel_tool_calls=None)
-    key = request.idempotency_key
-    if key is None and request.reply_client_id is not None:
-        key = generation_key(request.reply_client_id, request.messages)
-    if key is not None:
-        key = IdempotencyKey(key.key + SUFFIX, key.fingerprint)
-    return replace(request, parameters=parameters, idempotency_key=key)
+def key_without_tools(key: IdempotencyKey | None) -> IdempotencyKey | None:
+    """The key of the second request: the answer to the first one's is the refusal."""
+    return None if key is None else IdempotencyKey(key.key + SUFFIX, key.fingerprint)

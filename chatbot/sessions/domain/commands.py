@@ -94,8 +94,8 @@ class PostMessage(Struct, frozen=True):
 class Regenerate(Struct, frozen=True):
     """Another reply to the same message. `message_id`: a reply or the message that it answers; None: the newest reply.
 
-    `turn`: the recorded parameters of that reply or message, which apply where the request names none.
-    `context_tokens` and `branch` as in PostMessage.
+    `turn`: the recorded parameters of that reply or message, which apply where the request names none;
+    `without_tools`: but its tools do not. `context_tokens` and `branch` as in PostMessage.
     """
 
     reply_id: str
@@ -105,6 +105,7 @@ class Regenerate(Struct, frozen=True):
     stream: bool = True
     idempotency_key: IdempotencyKey | None = None
     without_stop: bool = False
+    without_tools: bool = False
     turn: Parameters = Parameters()
     context_tokens: int | None = None
     branch: tuple[ContextMessage, ...] | None = None

@@ -241,9 +241,12 @@ def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules
 def requested_parameters(state: State, command: PostMessage | Regenerate, rules: Rules) -> Parameters:
     """What the reply is asked for with: as the request says, else as its turn, the session or the service does."""
     fallbacks = (command.turn, state.settings.parameters, rules.defaults)
-    return merge_parameters(
+    merged = merge_parameters(
         command.parameters, *fallbacks, without_stop=command.without_stop, tokens_max=rules.tokens_max
     )
+    if isinstance(command, Regenerate) and command.without_tools:
+        return replace(merged, tools=None, tool_choice=None, parallel_tool_calls=None)
+    return merged
 
 
 def _posted_event(command: PostMessage, parent_id: str | None, rules: Rules) -> MessagePosted:

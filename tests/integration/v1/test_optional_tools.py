@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from chatbot.api.routes.completion_routes import TOOL_REFUSALS
 from chatbot.api.v1.optional_tools import MODELS_MAX, REFUSED_FOR_S, ToolRefusals
+from chatbot.api.v1.refused_tools import TOOL_REFUSALS
 from tests.support.http.completion_requests import MODEL, chunks_of, complete, error_of, joined
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running
