@@ -172,7 +172,7 @@ class SqliteLog(SqliteQueries):
         return self._write_side is not None and not self._write_side.store.wal_clean.is_set()
 
     async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
-        """As EventLog.read_all. The newest events come from memory, if this process alone has appended them."""
+        """As EventLog.read_all. The newest events come from memory, if this process has written them."""
         newest = None if self._write_side is None else self._write_side.store.newest.after(after, limit)
         return await super().read_all(after=after, limit=limit) if newest is None else newest
 

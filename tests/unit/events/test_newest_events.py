@@ -1,5 +1,6 @@
 """The newest events of a log in memory: the same as in the file, bounded, and never with content that is erased."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from events.catalogue import MessageRedacted
 from events.log import EventLog
 from events.storage import newest_events
 from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.log.log_service import LogService
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_LIVING_EVENT, RESERVED_EVENTS, deleted, posted
@@ -16,6 +18,13 @@ from tests.support.log.sample_events import ASKED, EVERY_LIVING_EVENT, RESERVED_
 @pytest.fixture
 async def log(tmp_path: Path) -> EventLog:
     return await SqliteLog.open(tmp_path / "log.db")
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[LogService]:
+    service = LogService(tmp_path / "log.db")
+    yield service
+    await service.close()
 
 
 def kept_in_memory(log: EventLog, after: int = 0) -> int:
@@ -38,6 +47,22 @@ async def test_they_are_what_the_file_has(log: EventLog, tmp_path: Path) -> None
         assert await log.read_all(after=after, limit=limit) == await file.read_all(after=after, limit=limit)
     await file.close()
     await log.close()
+
+
+async def test_they_have_what_other_processes_have_appended_through_this_one(service: LogService) -> None:
+    log, client = await service.start(), await service.connect()
+    await put_sample_files(client)
+    recorded = tuple(event for event in EVERY_LIVING_EVENT if not isinstance(event, MessageRedacted))
+    for version, event in enumerate(recorded):
+        await (log if version % 5 == 2 else client).append("s", version, [event], ASKED)
+    await client.append("t", 0, [posted("1"), posted("2")], ASKED)
+    assert kept_in_memory(log) == log.head().position == len(recorded) + 2
+    assert await log.read_all(limit=ALL) == await client.read_all(limit=ALL)
+    await client.erase("s", len(recorded), deleted(), ASKED)
+    assert kept_in_memory(log) == 0
+    await client.append("t", 2, [posted("3")], ASKED)
+    assert kept_in_memory(log, after=log.head().position - 1) == 1
+    assert await log.read_all(limit=ALL) == await client.read_all(limit=ALL)
 
 
 async def test_a_reader_that_is_far_behind_reads_the_file(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
