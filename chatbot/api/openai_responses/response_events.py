@@ -24,6 +24,7 @@ from chatbot.api.openai_responses.item_views import (
     output_item,
 )
 from chatbot.api.openai_responses.response_objects import RequestedResponse, response_view
+from chatbot.api.problems import Problem
 from chatbot.api.streaming.reply_writer import UNRECORDED
 from chatbot.api.streaming.response_stream import DONE
 from chatbot.sessions.replies.growing_parts import PartKind, Segment
@@ -66,7 +67,9 @@ class _OpenPart:
 
 
 class EventView:
-    """Makes the events of one response. `after`: the number of the last event that the reader has."""
+    """Makes the events of one response. `after`: the number of the last event that the reader has. Raises Problem for
+    a rule that is not known here: other numbers would mislead readers.
+    """
 
     def __init__(self, requested: RequestedResponse, after: int = NO_EVENT) -> None:
         self._requested = requested
@@ -75,7 +78,12 @@ class EventView:
         self._items = 0
         self._open: _OpenPart | None = None
         self._delta_head = b""
-        self._cut = DELTA_RULES[requested.options.delta_rule]
+        rule = requested.options.delta_rule
+        cut = DELTA_RULES.get(rule)
+        if cut is None:
+            why = f"a newer version of the service numbers this response's events, by rule {rule}: read it whole"
+            raise Problem(503, "node-outdated", "This node must be updated", why)
+        self._cut = cut
 
     def start(self, version: int, offset: int) -> bytes:
         if self._after >= 1:
