@@ -14,6 +14,9 @@ class LogObserver(Protocol):
         `unavailable`.
         """
 
+    def refused_by_writer(self) -> None:
+        """The process that writes the log for this one cannot write just now. It has counted the refused append."""
+
     def failed(self, error: Exception) -> None:
         """The writer caught an exception that no store should raise: a bug."""
 
@@ -32,6 +35,8 @@ class NoObserver:
     def appended(self, batch_events: int, append_s: float, commit_s: float) -> None: ...
 
     def refused(self, reason: str) -> None: ...
+
+    def refused_by_writer(self) -> None: ...
 
     def failed(self, error: Exception) -> None: ...
 

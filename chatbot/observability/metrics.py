@@ -330,6 +330,9 @@ class LogMetrics:
         write = self._logger.debug if reason in ("conflict", "outdated", "missing") else self._logger.warning
         write("log.refused", reason=reason)
 
+    def refused_by_writer(self) -> None:
+        self.writable = False
+
     def recovered(self) -> None:
         """A probe of the store has succeeded."""
         self.writable = True

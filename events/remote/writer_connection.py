@@ -11,7 +11,7 @@ from itertools import count
 import msgspec
 
 from events.backoff import backoff_delays
-from events.errors import LogBusy, LogError, LogUnavailable, OutcomeUnknown
+from events.errors import LogBusy, LogError, LogUnavailable, NodesOutdated, OutcomeUnknown
 from events.log_observer import LogObserver
 from events.options import LogOptions
 from events.record import EventHeader, RecordedEvent
@@ -272,7 +272,10 @@ class WriterConnection:
                 waiting.future.set_result(recorded_events(waiting.append, position))
             self.newest = max(self.newest, position)
         for number, failure in outcomes.refused:
-            _fail(self._take(number).future, to_error(failure))
+            error = to_error(failure)
+            if isinstance(error, LogUnavailable) and not isinstance(error, (LogBusy, NodesOutdated)):
+                self._observe.refused_by_writer()
+            _fail(self._take(number).future, error)
         if not self._appends:
             self._drained.set()
 

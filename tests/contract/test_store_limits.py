@@ -28,6 +28,9 @@ class Counts:
     def refused(self, reason: str) -> None:
         self.reasons.append(reason)
 
+    def refused_by_writer(self) -> None:
+        raise AssertionError
+
     def warned(self, subject: str, reason: str) -> None:
         raise AssertionError((subject, reason))
 

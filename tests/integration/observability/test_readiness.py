@@ -10,11 +10,14 @@ import structlog
 
 from chatbot.api.readiness import PROBE_S, WriteProbe
 from chatbot.observability.metrics import LogMetrics, Metrics
-from events.errors import LogUnavailable
+from events.errors import LogUnavailable, VersionConflict
+from events.options import LogOptions
 from projections.errors import ProjectionsUnavailable
 from projections.runner import ProjectionRunner
 from tests.support.log.log_files import foreign
+from tests.support.log.log_service import LogService
 from tests.support.log.memory_log import MemoryLog
+from tests.support.log.sample_events import ASKED, posted
 from tests.support.model.model_server import ModelServer
 from tests.support.programs.postgres_server import PostgresServer
 from tests.support.service import Running, serving
@@ -77,6 +80,30 @@ async def test_a_service_whose_projections_have_stopped_says_so(service: Running
     assert isinstance(runner, ProjectionRunner)
     runner.failure = RuntimeError("x")
     assert await readiness(service.client) == (503, "failed")
+
+
+async def test_a_worker_whose_writer_cannot_write_says_so_until_it_can(tmp_path: Path) -> None:
+    options = LogOptions(busy_timeout_s=0.1)
+    service = LogService(tmp_path / "log.db")
+    await service.start(options)
+    observer = LogMetrics(Metrics("1"), structlog.get_logger("test"))
+    log = await service.connect(options, observer)
+    try:
+        now_s = 100.0
+        write_probe = WriteProbe(log, observer, lambda: now_s)
+        other = await asyncio.to_thread(foreign, service.path, "BEGIN IMMEDIATE")
+        with pytest.raises(LogUnavailable):
+            await log.append("a", 0, [posted("x")], ASKED)
+        assert not await write_probe.is_writable()
+        other.execute("ROLLBACK")
+        other.close()
+        now_s += PROBE_S
+        assert await write_probe.is_writable()
+        with pytest.raises(VersionConflict):
+            await log.append("a", 1, [posted("x")], ASKED)
+        assert await write_probe.is_writable()
+    finally:
+        await service.close()
 
 
 @pytest.mark.real_part
