@@ -6,6 +6,7 @@ whether it is recorded. If no writer answers for `busy_timeout_s`, callers get a
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 
 import msgspec
@@ -38,8 +39,9 @@ from events.storage.append_batch import PendingAppend, recorded_events
 from events.subscriptions import AppendListeners
 
 RETRY_S = (0.01, 0.5)  # between attempts to connect: the first pause and the longest
-EXPIRY_CHECK_S = 0.1  # between looks for callers that have waited too long
+EXPIRY_CHECK_S = 0.1  # between looks, without a connection, for callers that have waited too long
 ANSWER_TIMEOUT_S = 30.0  # a writer that has said nothing for so long, while an append waits, is taken for dead
+ANSWER_CHECK_S = 1.0  # between looks for that: a process that does nothing else should cost next to nothing
 REQUESTS_MAX = 1_000  # that may wait for their answers
 NOTHING_RECORDED = "nothing was recorded"
 UNKNOWN = "whether this was recorded is unknown: read the stream again"
@@ -103,6 +105,7 @@ class WriterConnection:
         self._to_hold: dict[str, bool] = {}  # stream -> whether it is held or released, to be sent
         self._is_flush_due = False
         self._is_closing = False
+        self._is_lost = asyncio.Event()  # there was a connection, and there is none now
         self._closed: str | None = None
         self._drained = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -224,6 +227,7 @@ class WriterConnection:
             self._reason = welcome.refusal
             return
         self._transport = transport
+        self._is_lost.clear()
         self._renumber()
         self._unsent_requests = list(self._requests)
         self._to_hold = dict.fromkeys(self._held, True)
@@ -236,6 +240,7 @@ class WriterConnection:
         if self._transport is None:
             return
         self._transport = None
+        self._is_lost.set()
         self._lost_s = self._loop.time()
         self._reason = "the process that writes the log has ended"
         for number, waiting in self._appends.items():
@@ -340,18 +345,22 @@ class WriterConnection:
 
     async def _check_waiting(self) -> None:
         while True:
-            await asyncio.sleep(EXPIRY_CHECK_S)
             if self._transport is None:
-                self._expire()
-            elif self._appends:
+                await asyncio.sleep(EXPIRY_CHECK_S)
+                self._expire_if_disconnected()
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_CHECK_S):
+                    await self._is_lost.wait()
+            if self._transport is not None and self._appends:
                 oldest = next(iter(self._appends.values()))
                 if max(oldest.since_s, self._heard_s) < self._loop.time() - ANSWER_TIMEOUT_S:
                     self._transport.abort()
 
-    def _expire(self) -> None:
+    def _expire_if_disconnected(self) -> None:
         """Refuse what has waited for a writer for `busy_timeout_s`."""
         latest_s = self._loop.time() - self._options.busy_timeout_s
-        if self._lost_s > latest_s:
+        if self._transport is not None or self._lost_s > latest_s:
             return
         expired = [number for number, waiting in self._appends.items() if waiting.since_s <= latest_s]
         for number in expired:

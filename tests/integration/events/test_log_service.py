@@ -127,6 +127,7 @@ async def test_a_connection_over_which_the_writer_says_nothing_for_long_is_repla
     service: LogService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_connection, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(writer_connection, "ANSWER_CHECK_S", 0.05)
     await service.start()
     log = await service.connect()
     assert service.server is not None
