@@ -35,6 +35,7 @@ from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.metrics import ClockMetrics, LogMetrics, Metrics, ProjectionMetrics, SessionMetrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
 from chatbot.runtime.background_tasks import run_in_background
+from chatbot.runtime.clock import NextDeadline
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.cluster_port import ReadOnlyMember, SingleNode
@@ -237,7 +238,7 @@ async def _start_sessions(
     clock = await open_deadline_clock(storage.log, ClockMetrics(metrics, structlog.get_logger("clock")).jumped)
     reserve = disk_reserve(settings)
     await reserve.allocate()
-    holds = HoldRegistry(storage.log)
+    holds, next_deadline = HoldRegistry(storage.log), NextDeadline()
     ports = Ports(
         log=storage.log,
         runner=storage.runner,
@@ -256,12 +257,14 @@ async def _start_sessions(
         reserve=reserve,
         media_memory=MediaMemory(settings.llm.media_memory_max_bytes),
         holds=holds,
+        notify_deadline=next_deadline.notify,
     )
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
     node_tasks = node.background_tasks(ports, supervisor) if node else {}
     may_erase = partial(clock.is_consistent, settings.sessions.erase_after_clock_stable_hours)
-    expiry = ExpiryTimer(ports, supervisor.ask, settings.sessions.erase_expired_after_hours, may_erase, is_leader)
+    erase_after_hours = settings.sessions.erase_expired_after_hours
+    expiry = ExpiryTimer(ports, supervisor.ask, erase_after_hours, may_erase, is_leader, next_deadline)
     erasures = ErasureJob(ports, supervisor.ask)
     stateless = StatelessLimit(ports, supervisor.ask, settings.v1.stateless_max_bytes, is_leader)
     tasks = {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run(), "stateless": stateless.run()}

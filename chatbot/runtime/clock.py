@@ -5,6 +5,7 @@ session cannot be restored. So a jump relative to the boot clock is trusted only
 continues as if there had been no jump, or follows the wall clock if that is earlier: sessions expire late, never early.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from msgspec import Struct
 JUMP_US = 5_000_000  # more than drift, which NTP corrects by at most 0.5 ms a second
 BELIEVED_AFTER_US = 600_000_000  # ten minutes: NTP and hypervisors have corrected a wrong clock by then
 STEADY_US = 1_000  # a smaller change since the newest offset is drift, which need not be followed at each reading
+_NO_DEADLINE_US = 2**62  # of what never expires
 GAP_US = 3_600_000_000  # since the newest event, at start: more means a long stop or a wrong clock
 
 _BOOT_CLOCK = getattr(
@@ -103,6 +105,40 @@ class DeadlineClock:
         if moved_us:
             self._on_jump(moved_us / 1e6)
         return reading
+
+
+class NextDeadline:
+    """The earliest deadline that the timer knows, from the projections and from what it is told meanwhile."""
+
+    def __init__(self) -> None:
+        self._earliest_us = _NO_DEADLINE_US
+        self._earlier = asyncio.Event()
+
+    def notify(self, deadline_us: int) -> None:
+        """A session has this deadline (2**62: none), which is recorded already. Costs nothing if one is earlier."""
+        if deadline_us < self._earliest_us:
+            self._earliest_us = deadline_us
+            self._earlier.set()
+
+    def forget(self) -> None:
+        """Deadlines notified before are in the projections, or will be, before the timer asks them."""
+        self._earliest_us = _NO_DEADLINE_US
+
+    async def sleep(self, until_us: int, clock: Callable[[], int], most_s: float) -> None:
+        """Until `until_us`, an earlier deadline of which it was or is told, or `most_s` from now."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + most_s
+        self.notify(until_us)
+        while True:
+            self._earlier.clear()
+            left_s = min((self._earliest_us - clock()) / 1e6, end_s - loop.time())
+            if left_s <= 0:
+                return
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._earlier.wait()
+            except TimeoutError:
+                return
 
 
 def timestamp(us: int) -> str:

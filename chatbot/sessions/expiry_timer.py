@@ -6,7 +6,7 @@ With a retention setting it also has sessions erased that have expired long ago.
 import asyncio
 from collections.abc import Callable
 
-from chatbot.runtime.clock import DeadlineClock, system_reading
+from chatbot.runtime.clock import DeadlineClock, NextDeadline, system_reading
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession, Expire
@@ -15,7 +15,6 @@ from chatbot.sessions.ports import AskSession, RetentionPorts
 from events.errors import LogUnavailable
 from events.log import EventLog
 from projections.errors import ProjectionError
-from projections.folds.session import NEVER_US
 
 SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
 SLEEP_MIN_S = 0.5  # between rounds: a session that refuses to expire must not busy-loop
@@ -31,7 +30,7 @@ class ExpiryTimer:
 
     `erase_after_hours`: how long after its expiry a session is erased; 0: never. None is erased while `may_erase()` is
     False. `is_leader`: whether this is the one process of several on a machine that does the work; the others only do
-    what it leaves.
+    what it leaves. `next_deadline` is told of sessions whose replies have ended.
     """
 
     def __init__(
@@ -41,35 +40,29 @@ class ExpiryTimer:
         erase_after_hours: float = 0.0,
         may_erase: Callable[[], bool] = lambda: True,
         is_leader: Callable[[], bool] = lambda: True,
+        next_deadline: NextDeadline | None = None,
     ) -> None:
+        self._next = next_deadline or NextDeadline()
         self._may_erase = may_erase
         self._is_leader = is_leader
         self._ports = ports
         self._ask_session = ask
         self._erase_after_us = round(erase_after_hours * 3_600_000_000)
         self._held = HeldSessions(ports.holds.version)
-        self._earlier_deadline = asyncio.Event()
         self._throttle = DutyCycleThrottle(EXPIRE_REST)
-        self._next_us: int | None = None
 
     def notify(self, deadline_us: int) -> None:
-        """A session has this new deadline (NEVER_US: none): wake if it is before the one that the timer waits for."""
-        if deadline_us == NEVER_US:
-            return
-        if self._next_us is None or deadline_us < self._next_us:
-            self._next_us = deadline_us
-            self._earlier_deadline.set()
+        """As NextDeadline.notify."""
+        self._next.notify(deadline_us)
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             try:
-                # From here on a notification ends the sleep; deadlines notified before are in the projections.
-                self._earlier_deadline.clear()
-                self._next_us = None
+                self._next.forget()
                 await self._ports.runner.wait_for(self._ports.log.head().position)
                 await self._held.refresh()
-                await self._sleep(await self._deadline())
+                await self._next.sleep(self._bounded(await self._deadline()), self._ports.clock, SLEEP_MAX_S)
                 if not self._is_leader():  # it may not know of this deadline: then the session is still due afterwards
                     await asyncio.sleep(FOLLOWER_PAUSE_S)
                 await self._expire_due()
@@ -90,16 +83,11 @@ class ExpiryTimer:
         erases_us = None if oldest_us is None else oldest_us + self._erase_after_us
         return min((at_us for at_us in (expires_us, erases_us) if at_us is not None), default=None)
 
-    async def _sleep(self, deadline_us: int | None) -> None:
-        self._next_us = deadline_us
-        wait_s = SLEEP_MAX_S
-        if deadline_us is not None:
-            wait_s = min(max((deadline_us - self._ports.clock()) / 1e6, SLEEP_MIN_S), SLEEP_MAX_S)
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._earlier_deadline.wait()
-        except TimeoutError:
-            return
+    def _bounded(self, deadline_us: int | None) -> int:
+        """When to look again."""
+        now_us = self._ports.clock()
+        least_us, most_us = now_us + round(SLEEP_MIN_S * 1e6), now_us + round(SLEEP_MAX_S * 1e6)
+        return most_us if deadline_us is None else min(max(deadline_us, least_us), most_us)
 
     async def _expire_due(self) -> None:
         while due := await self._ports.queries.due(self._ports.clock(), limit=EXPIRE_BATCH_MAX):

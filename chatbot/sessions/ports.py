@@ -221,7 +221,7 @@ class QueryPorts(ExpiryPorts, Protocol):
 
 class Ports(Struct, frozen=True):
     """`clock` gives the time by which sessions expire, in unix microseconds (see runtime/clock.py); `timer` monotonic
-    seconds.
+    seconds. `notify_deadline` is told the deadline of a session whose replies have all ended.
     """
 
     log: EventLog
@@ -242,3 +242,4 @@ class Ports(Struct, frozen=True):
     holds: Holds = NoHolds()
     media_memory: MediaMemory = field(default_factory=lambda: MediaMemory(MEDIA_MEMORY_BYTES))
     digests: DigestCache = field(default_factory=DigestCache)
+    notify_deadline: Callable[[int], None] = lambda _deadline_us: None

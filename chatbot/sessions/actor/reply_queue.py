@@ -214,6 +214,8 @@ class ReplyQueue:
     def _close_reply(self, event: ReplyEnded, recorded: RecordedEvent, state: State) -> Reply | None:
         reply = self.by_id.pop(event.reply_id, None)
         self._on_removed()
+        if not state.session.is_busy:  # as long as it was, it could not expire
+            self._ports.notify_deadline(state.session.expires_at_us)
         task = self.task if self.task is not None and self.task.reply is reply else None
         if task is None:
             self._ports.observer.reply_closed(self._ports.provider.name, event)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from chatbot.llm.provider import Finish
+from chatbot.runtime.clock import NextDeadline
 from chatbot.sessions import expiry_timer
 from chatbot.sessions.domain.commands import SERVICE, Caller, CreateSession, Fork, PostMessage
 from chatbot.sessions.expiry_timer import ExpiryTimer
 from events.catalogue import Parameters, SessionDeleted
 from events.integrity.chain_verifier import verify
 from events.record import RecordedEvent
-from projections.folds.session import Session
+from projections.folds.session import NEVER_US, Session
 from projections.sqlite.queries import SqliteQueries
 from tests.support.sessions.sessions_harness import SessionsHarness
 
@@ -55,7 +56,8 @@ class World(SessionsHarness):
 async def world(folder: Path, after_hours: float = AFTER_HOURS) -> AsyncIterator[World]:
     sessions = World(folder)
     await sessions.open()
-    sessions.timer = ExpiryTimer(sessions.ports, sessions.supervisor.ask, after_hours)
+    told = sessions.next_deadline
+    sessions.timer = ExpiryTimer(sessions.ports, sessions.supervisor.ask, after_hours, next_deadline=told)
     running = asyncio.create_task(sessions.timer.run())
     try:
         yield sessions
@@ -148,3 +150,41 @@ async def test_of_a_round_forks_go_before_what_they_were_made_from(tmp_path: Pat
         history = await sessions.comes(lambda history: count(history, "session_deleted") == 2)
         assert [one.stream_id for one in history if one.type == "session_deleted"] == ["fork", "origin"]
         assert count(history, "message_copied") == 0
+
+
+async def test_a_session_expires_at_the_deadline_that_it_has_after_its_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry_timer, "SLEEP_MAX_S", float(HOUR_S))  # it does not look again before
+    async with world(tmp_path, 0.0) as sessions:
+        await sessions.made("busy", timeout_s=1)
+        await sessions.supervisor.ask("busy", PostMessage("m", "r", "hello", Parameters()), Caller())
+        await sessions.until(lambda: bool(sessions.provider.calls), "the model is asked")
+        sessions.later(2 * 1_000_000)
+        await asyncio.sleep(3 * expiry_timer.SLEEP_MIN_S)
+        assert count(await sessions.history(), "session_expired") == 0
+        sessions.provider.calls[0].given.put_nowait("an answer")
+        sessions.provider.calls[0].given.put_nowait(Finish("stop", "hand-model"))
+        await sessions.comes(lambda history: count(history, "reply_completed") == 1)
+        sessions.now_us += 2 * 1_000_000
+        await sessions.comes(lambda history: count(history, "session_expired") == 1)
+
+
+async def test_a_deadline_that_the_timer_is_told_while_it_reads_others_is_kept() -> None:
+    deadline, now_us = NextDeadline(), 1_000_000
+    deadline.forget()
+    deadline.notify(now_us)
+    async with asyncio.timeout(30):
+        await deadline.sleep(now_us + 60_000_000, lambda: now_us, 60.0)
+
+
+async def test_a_later_deadline_does_not_wake_the_timer() -> None:
+    deadline, now_us = NextDeadline(), 1_000_000
+    sleeping = asyncio.create_task(deadline.sleep(now_us + 60_000_000, lambda: now_us, 60.0))
+    for told_us in (NEVER_US, now_us + 61_000_000):
+        await asyncio.sleep(0)
+        deadline.notify(told_us)
+        assert not deadline._earlier.is_set()
+    deadline.notify(now_us)
+    async with asyncio.timeout(30):
+        await sleeping

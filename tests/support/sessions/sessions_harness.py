@@ -11,6 +11,7 @@ import structlog
 
 from chatbot.holds.hold_registry import HoldRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
+from chatbot.runtime.clock import NextDeadline
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.conversations import ConversationOptions, Conversations
@@ -118,6 +119,7 @@ class SessionsHarness:
         self.folder = folder
         self.restarts = 0
         self.told_deadlines: list[int] = []
+        self.next_deadline = NextDeadline()
         self.now_us = 1_800_000_000_000_000
         self.seen = CountingObserver()
         self.provider = ManualProvider()
@@ -207,4 +209,5 @@ class SessionsHarness:
             holds=HoldRegistry(self.log),
             timer=asyncio.get_running_loop().time,
             logger=structlog.get_logger("test"),
+            notify_deadline=self.next_deadline.notify,
         )
