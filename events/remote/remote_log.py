@@ -20,6 +20,7 @@ from events.log import AppendListener
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
 from events.record import EventHeader, Head, Metadata, RecordedEvent, StreamVersion
+from events.remote.head_follower import HeadFollower
 from events.remote.log_requests import NAMES, AwaitCleanWal, AwaitHead, Probe
 from events.remote.remote_media import RemoteMedia
 from events.remote.shared_positions import SharedPositions
@@ -63,6 +64,7 @@ class RemoteLog(SqliteQueries):
         self._closed: asyncio.Task[None] | None = None
         self._newest_read = 0  # a position: the writer publishes it soon after readers can see it
         self._missed: asyncio.Task[None] | None = None  # reports events that were appended without a connection
+        self._follower = HeadFollower(positions.head, self._await_head)
         self.media = RemoteMedia(pool, self._clock, self._ask)
 
     @classmethod
@@ -164,8 +166,18 @@ class RemoteLog(SqliteQueries):
         return self._positions.head()
 
     async def latest(self) -> Head:
-        """As EventLog.latest: the head has everything that was acknowledged or read by this process before."""
-        return await self.wait(self._newest_read - 1)
+        """As EventLog.latest: the head has everything that was acknowledged or read by this process before. Raises
+        LogUnavailable where no writer has published that within `busy_timeout_s`.
+        """
+        head = self.head()
+        if head.position >= self._newest_read:
+            return head
+        try:
+            async with asyncio.timeout(self._options.busy_timeout_s):
+                return await self.wait(self._newest_read - 1)
+        except TimeoutError as error:
+            reason = f"the process that writes the log has not confirmed position {self._newest_read} yet"
+            raise LogUnavailable(reason) from error
 
     @property
     def is_shared(self) -> bool:
@@ -179,13 +191,7 @@ class RemoteLog(SqliteQueries):
 
     async def wait(self, position: int) -> Head:
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
-        while (head := self.head()).position <= position:
-            try:
-                await self._ask(AwaitHead(position), None)
-            except LogUnavailable:
-                if self._closed is not None:
-                    raise
-        return head
+        return await self._follower.wait(position)
 
     def hold(self, stream_id: str) -> None:
         """As EventLog.hold."""
@@ -228,6 +234,7 @@ class RemoteLog(SqliteQueries):
                 self._missed.cancel()
                 await asyncio.wait([self._missed])
             await self._connection.close()
+            await self._follower.close("the log is closed")
             await self.media.close()
         finally:
             await self._pool.close()
@@ -252,6 +259,9 @@ class RemoteLog(SqliteQueries):
         if events:
             self._newest_read = max(self._newest_read, events[0].position, events[-1].position)
         return events
+
+    async def _await_head(self, position: int) -> None:
+        await self._ask(AwaitHead(position), None)
 
     async def _await_clean_wal(self) -> None:
         """Wait until no file holds erased content, for `erase_wait_s` at most."""

@@ -301,6 +301,11 @@ class HeadNotifier:
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed: str | None = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a caller waits."""
+        return bool(self._waiters)
+
     def advance(self, head: Head) -> None:
         """The store has committed up to `head`: wake every waiter."""
         self.current = head

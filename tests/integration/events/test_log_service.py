@@ -16,7 +16,7 @@ import pytest
 from events.errors import LogBusy, LogUnavailable, LogUnusable, OutcomeUnknown
 from events.options import LogOptions
 from events.record import EventHeader, Head
-from events.remote import remote_client, writer_connection
+from events.remote import head_follower, remote_client, writer_connection
 from events.remote.remote_client import RemoteClient
 from events.remote.remote_log import RemoteLog
 from events.remote.wire_format import PROTOCOL, FrameReader, Hello, Holds, Kind, Status, Welcome, frame
@@ -314,6 +314,54 @@ async def test_the_latest_head_has_what_this_process_has_read(service: LogServic
     assert not asked.done()
     service.positions.set_head(head)
     assert await asked == head
+
+
+async def test_the_latest_head_is_not_waited_for_without_end(service: LogService) -> None:
+    """As after a writer that was killed after its commit, before it published the head, and without another one."""
+    await service.start()
+    log = await service.connect(SHORT_TIMEOUTS)
+    await fill(log, "a", "1", "2")
+    await service.stop()
+    service.positions.set_head(Head(1, bytes(32)))
+    await log.read("a", limit=ALL)
+    with pytest.raises(LogUnavailable, match="position 2"):
+        async with asyncio.timeout(GIVE_UP_S):
+            await log.latest()
+
+
+async def test_callers_that_wait_for_the_head_share_one_request_and_leave_nothing_behind(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_client, "REQUESTS_MAX", 3)
+    monkeypatch.setattr(writer_connection, "REQUESTS_MAX", 3)
+    await service.start()
+    log, other = await service.connect(), await service.connect()
+    for _ in range(2):
+        waiting = [asyncio.create_task(log.wait(0)) for _ in range(5)]
+        await log.check_writable()
+        for task in waiting[1:]:
+            task.cancel()
+    await log.check_writable()
+    await fill(other, "a", "1")
+    async with asyncio.timeout(GIVE_UP_S):
+        assert (await waiting[0]).position == 1
+
+
+async def test_the_head_is_waited_for_though_too_many_requests_wait(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop goes on meanwhile, and other callers are refused."""
+    monkeypatch.setattr(writer_connection, "REQUESTS_MAX", 0)
+    monkeypatch.setattr(head_follower, "RETRY_S", 0.01)
+    await service.start()
+    log, other = await service.connect(), await service.connect()
+    waiting = asyncio.create_task(log.wait(0))
+    await asyncio.sleep(0)
+    with pytest.raises(LogBusy):
+        await log.check_writable()
+    await fill(other, "a", "1")
+    async with asyncio.timeout(GIVE_UP_S):
+        assert (await waiting).position == 1
 
 
 def test_the_example_in_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:
