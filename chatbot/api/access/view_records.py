@@ -6,7 +6,6 @@ not allowed. Lists of sessions, and the whole log (/api/events), are not reads o
 """
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Protocol
@@ -16,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.api.access.authorization import CALLER, is_auditor
+from chatbot.api.openai_responses.object_ids import read_conversation_id, read_response_id
 from chatbot.api.requests import canonical_id
 from chatbot.runtime.throttle import batched
 from chatbot.sessions.domain.commands import Caller, RecordView
@@ -40,7 +40,6 @@ VIEWED_ROUTES: dict[str, ViewKind] = {
     "/v1/responses/{response_id}": "history",
     "/v1/responses/{response_id}/input_items": "history",
 }
-_OBJECT_ID = re.compile(r"(?:resp_|conv_|)([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})")
 
 
 class _View(Struct, frozen=True):
@@ -132,15 +131,12 @@ class ViewRecorder:
             session_id = canonical_id(request.query.get("session_id", ""))
         elif "session_id" in path:
             session_id = canonical_id(path["session_id"])
+        elif "conversation_id" in path:
+            session_id = read_conversation_id(path["conversation_id"])
         else:
-            session_id = _session_of(path.get("conversation_id") or path["response_id"])
+            key = read_response_id(path["response_id"])
+            session_id = key.session_id if key is not None else None
         return _View(request[CALLER].owner, session_id, what) if session_id is not None else None
-
-
-def _session_of(object_id: str) -> str | None:
-    """The session in an id of /v1 (`openai_responses/object_ids.py`). No id that a handler accepts is refused here."""
-    found = _OBJECT_ID.match(object_id.replace("-", "").lower())
-    return "-".join(found.groups()) if found else None
 
 
 VIEWS: web.AppKey[ViewRecorder] = web.AppKey("views", ViewRecorder)

@@ -25,7 +25,7 @@ from chatbot.api.requests import decode_body, read_idempotency_key, read_raw, se
 from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES
 from chatbot.api.v1.completion_views import MICROSECONDS
-from chatbot.api.v1.request_checks import check_end_user, end_user_of_request, find_session
+from chatbot.api.v1.request_checks import check_end_user, end_user_of_request, find_session, record_named_read
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import USER_ID, ChangeMetadata, CreateSession, DeleteSession, RedactMessage
 from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionDeleted, SessionNotFound
@@ -103,8 +103,10 @@ def _session_id(request: web.Request) -> str:
 
 async def _described(request: web.Request) -> SessionWithMetadata:
     """Raises SessionNotFound."""
-    reader = request.app[SERVICES].session_queries
-    session = await find_session(request, _session_id(request))
+    reader, session_id = request.app[SERVICES].session_queries, _session_id(request)
+    if request.method != "GET":  # reads with GET are recorded already
+        await record_named_read(request, session_id, "session")
+    session = await find_session(request, session_id)
     described = await reader.with_metadata([session])
     if not described:  # deleted in the meantime
         raise SessionDeleted(session.session_id)

@@ -15,7 +15,8 @@ from msgspec import Struct
 CONVERSATION, RESPONSE = "conv_", "resp_"
 MESSAGE, REASONING, CALL, RESULT = "msg_", "rs_", "fc_", "fco_"
 
-_CONVERSATION = re.compile(r"(?:conv_)?([0-9a-f]{32})\Z")
+_CONVERSATION = re.compile(r"conv_([0-9a-f]{32})\Z")
+_SESSION = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _RESPONSE = re.compile(r"resp_([0-9a-f]{32})([0-9a-f]{32})\Z")
 _ITEM = re.compile(r"(?:msg|rs|fc|fco)_([0-9a-f]{32})_([0-9]{1,4})\Z")
 
@@ -46,8 +47,8 @@ def item_id(prefix: str, message_id: str, part: int) -> str:
 
 def read_conversation_id(text: str) -> str | None:
     """The session's id; None if no session can have this id. The id of a session as `/api` has it is one, too."""
-    found = _CONVERSATION.match(text.replace("-", "").lower())
-    return _uuid(found[1]) if found else None
+    found = _CONVERSATION.match(text)
+    return _uuid(found[1]) if found else text if _SESSION.match(text) else None
 
 
 def read_response_id(text: str) -> ResponseKey | None:

@@ -52,7 +52,14 @@ from chatbot.api.v1.chunk_view import cancelled_problem
 from chatbot.api.v1.left_replies import cancel_if_running, erase_when_ended, note_refusal
 from chatbot.api.v1.optional_tools import has_optional_tools, is_refusal_of_tools, key_without_tools
 from chatbot.api.v1.refused_tools import TOOL_REFUSALS, refuses_tools
-from chatbot.api.v1.request_checks import check_end_user, check_model, end_user_of_request, find_session, reply_headers
+from chatbot.api.v1.request_checks import (
+    check_end_user,
+    check_model,
+    end_user_of_request,
+    find_session,
+    record_named_read,
+    reply_headers,
+)
 from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import CancelReply, DeleteSession, RedactMessage, Regenerate
@@ -181,6 +188,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     if not is_stored and place.previous is not None:
         session_id, leaf = place.previous.session_id, place.previous.reply_id
         await check_end_user(request, session_id, end_user, request[CALLER])
+        await record_named_read(request, session_id, "history")
         messages = (*await branch_before(request, session_id, leaf), *messages)
         place = Place()
     is_named = place.session_id is not None
@@ -301,6 +309,7 @@ async def _follow(request: web.Request, key: ResponseKey, after: int) -> web.Str
 async def cancel(request: web.Request) -> web.Response:
     """The response as it is then; one that has ended is left as it is, so that this may be repeated."""
     services, key = request.app[SERVICES], response_key(request)
+    await record_named_read(request, key.session_id, "history")  # the answer has the output
     turn = await _find(request, key)
     if turn.outcome is None:
         await services.supervisor.ask(key.session_id, CancelReply(reply_id=key.reply_id), request[CALLER])
@@ -383,6 +392,7 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     if place.session_id is not None:
         leaf = place.previous.reply_id if place.previous is not None else None
         await check_end_user(request, place.session_id, end_user_of_request(request, {}), request[CALLER])
+        await record_named_read(request, place.session_id, "history")
         messages = (*await branch_before(request, place.session_id, leaf), *messages)
     limits = ContextLimits(messages=BRANCH_MAX, image_tokens=settings.chat.image_tokens)
     counted = (ContextMessage("", None, one.role, "", one.parts, calls="") for one in messages)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from chatbot.api.access.authorization import CALLER
+from chatbot.api.access.view_records import VIEWS, ViewKind
 from chatbot.api.problems import Problem
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
@@ -53,6 +54,14 @@ async def find_session(request: web.Request, session_id: str) -> Session:
     caller = request[CALLER]
     await check_end_user(request, session_id, end_user_of_request(request, {}), caller)
     return await request.app[SERVICES].session_queries.session(session_id, caller)
+
+
+async def record_named_read(request: web.Request, session_id: str, what: ViewKind) -> None:
+    """Record that a request other than a GET reads this session, if reads are recorded. Raises as
+    ViewRecorder.record.
+    """
+    if request.app[SERVICES].settings.auth.record_reads:
+        await request.app[VIEWS].record_named(session_id, what, request[CALLER])
 
 
 def reply_headers(request: web.Request, session_id: str, version: int, *, ignores_tools: bool) -> dict[str, str]:

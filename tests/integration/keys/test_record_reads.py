@@ -168,10 +168,49 @@ async def test_each_read_of_a_response_is_one_of_the_history(service: Running, p
     assert await views(service, session_id) == [("mina", "history")]
 
 
-async def test_an_id_in_another_form_is_recorded_all_the_same(service: Running) -> None:
+async def test_an_id_in_another_form_is_unknown(service: Running) -> None:
     session_id = await service.session()
-    assert (await read(service, f"/v1/conversations/CONV_{session_id.upper()}")).status_code == 200
+    digits = session_id.replace("-", "")
+    others = (
+        f"CONV_{digits}",
+        f"conv_{digits.upper()}",
+        f"conv_{session_id}",
+        f"conv_-{digits}",
+        digits,
+        f"resp_{digits}",
+    )
+    for one in others:
+        assert (await read(service, f"/v1/conversations/{one}/items")).status_code == 404, one
+    assert await views(service, session_id) == []
+    assert (await read(service, f"/v1/conversations/{session_id}")).status_code == 200
     assert await views(service, session_id) == [("mina", "session")]
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "what"),
+    [
+        ("responses/{response}/cancel", None, "history"),
+        ("conversations/{conversation}", {"metadata": {}}, "session"),
+        ("responses/input_tokens", {"previous_response_id": "{response}"}, "history"),
+        ("responses/input_tokens", {"conversation": "{conversation}"}, "history"),
+        (
+            "responses",
+            {"model": "fake-model", "input": "x", "previous_response_id": "{response}", "store": False},
+            "history",
+        ),
+    ],
+)
+async def test_a_post_that_answers_what_is_recorded_is_a_read(
+    service: Running, call: str, body: dict[str, Any] | None, what: str
+) -> None:
+    response = (await service.client.post("/v1/responses", json={"model": "fake-model", "input": "Hi"})).json()
+    digits = response["id"][len("resp_") :][:32]
+    ids = {"{response}": response["id"], "{conversation}": f"conv_{digits}"}
+    named = {name: ids.get(str(value), value) for name, value in (body or {}).items()}
+    path = call.format(response=response["id"], conversation=f"conv_{digits}")
+    answer = await service.client.post(f"/v1/{path}", json=named if body is not None else None)
+    assert answer.status_code == 200, answer.text
+    assert await views(service, str(uuid.UUID(digits))) == [("mina", what)]
 
 
 async def test_a_report_is_a_read_of_each_of_its_sessions(service: Running) -> None:
