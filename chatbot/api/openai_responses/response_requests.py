@@ -2,17 +2,18 @@
 Pure.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from chatbot.api.json_checks import check_json, check_tools
-from chatbot.api.openai_responses.create_bodies import ResponseBody, TextFormat
+from chatbot.api.openai_responses.create_bodies import InputTokensBody, ResponseBody, TextFormat
 from chatbot.api.openai_responses.object_ids import ResponseKey, read_conversation_id, read_response_id
 from chatbot.api.openai_responses.response_objects import DELTA_RULE
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_bodies import JsonObject
-from chatbot.api.requests import check_text
+from chatbot.api.requests import check_text, decode_body
+from chatbot.api.v1.completion_requests import check_other_fields
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import Parameters
@@ -28,12 +29,20 @@ KEPT_ITEMS = "must not be false in a conversation, which keeps its items"
 KEPT_RESPONSE = "needs a response that is kept: leave store out"
 LOGPROBS = "message.output_text.logprobs"
 
+Body = TypeVar("Body", ResponseBody, InputTokensBody)
+
 
 class Place(Struct, frozen=True):
     """Where a response belongs: a session, and the reply after which it comes; both None: a session of its own."""
 
     session_id: str | None = None
     previous: ResponseKey | None = None
+
+
+def read_response(raw: bytes, kind: type[Body]) -> Body:
+    """Raises RequestFault, also for other fields than texts that are large, before objects are made of them."""
+    check_other_fields(raw, "input", "instructions")
+    return decode_body(raw, kind)
 
 
 def check_response(body: ResponseBody) -> None:
@@ -83,7 +92,7 @@ def response_parameters(
     in ResponseOptions. Where the model does not take tools, those that it may leave uncalled are left out.
     Raises RequestFault.
     """
-    tools, choice = _tools(body, limits)
+    tools, choice = checked_tools(body, limits)
     is_required = isinstance(choice, dict) or choice == "required"
     if is_required and not tools:
         raise RequestFault("asks for a tool, but tools has none", "$.tool_choice")
@@ -91,10 +100,13 @@ def response_parameters(
     effort = body.reasoning.effort if body.reasoning is not None else None
     if effort:
         check_text(effort, "$.reasoning.effort", len(effort))
+    verbosity = body.text.verbosity if body.text is not None else None
+    if verbosity:
+        check_text(verbosity, "$.text.verbosity", len(verbosity))
     extra = {
         "presence_penalty": body.presence_penalty or None,
         "frequency_penalty": body.frequency_penalty or None,
-        "verbosity": body.text.verbosity if body.text is not None else None,
+        "verbosity": verbosity,
     }
     return Parameters(
         max_new_tokens=min(body.max_output_tokens or default_tokens, limits.max_tokens_ceiling),
@@ -135,8 +147,12 @@ def _options(body: ResponseBody, input_messages: int) -> ResponseOptions:
     )
 
 
-def _tools(body: ResponseBody, limits: ChatSettings) -> tuple[list[JsonObject] | None, str | JsonObject | None]:
-    """Tools and the choice of one, as model servers are sent them."""
+def checked_tools(
+    body: ResponseBody | InputTokensBody, limits: ChatSettings
+) -> tuple[list[JsonObject] | None, str | JsonObject | None]:
+    """Tools and the choice of one, as model servers are sent them. Raises RequestFault."""
+    if body.tools and len(body.tools) > limits.tools_max:
+        raise RequestFault(f"has {len(body.tools)} tools; at most {limits.tools_max} are allowed", "$.tools")
     tools: list[JsonObject] = []
     for index, tool in enumerate(body.tools or ()):
         if tool.get("type") != "function":

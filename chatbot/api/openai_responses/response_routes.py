@@ -4,6 +4,7 @@ import asyncio
 from contextlib import nullcontext, suppress
 from typing import Literal
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
@@ -27,7 +28,9 @@ from chatbot.api.openai_responses.response_requests import (
     NO_COMPACTION,
     Place,
     check_response,
+    checked_tools,
     place_of,
+    read_response,
     response_parameters,
     unsupported,
 )
@@ -42,7 +45,7 @@ from chatbot.api.openai_responses.stored_responses import (
 )
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_queries import query_int
-from chatbot.api.requests import check_text, decode_body, read_idempotency_key, read_raw
+from chatbot.api.requests import check_text, read_idempotency_key, read_raw
 from chatbot.api.responses import json_response
 from chatbot.api.server.connection_limits import cancel_when_client_leaves
 from chatbot.api.services import SERVICES
@@ -164,7 +167,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     services = request.app[SERVICES]
     settings = services.settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
-    body = decode_body(raw, ResponseBody)
+    body = read_response(raw, ResponseBody)
     del raw  # it may have megabytes
     check_response(body)
     check_model(services, body.model)
@@ -382,7 +385,8 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     settings = services.settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
-    body = decode_body(raw, InputTokensBody)
+    body = read_response(raw, InputTokensBody)
+    tools, _ = checked_tools(body, settings.chat)
     place = _place(body)
     require_accepting(request)
     most = settings.v1.messages_max
@@ -398,7 +402,7 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     counted = (ContextMessage("", None, one.role, "", one.parts, calls="") for one in messages)
     tokens = sum(estimate_tokens(one, limits) for one in counted)
     tokens += estimate_text_tokens(body.instructions or "")
-    tokens += sum(estimate_text_tokens(str(tool)) for tool in body.tools or ())
+    tokens += estimate_text_tokens(msgspec.json.encode(tools).decode()) if tools else 0
     return json_response(InputTokens(tokens))
 
 

@@ -26,12 +26,17 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 def read_completion(raw: bytes) -> CompletionBody:
     """Raises RequestFault, also for fields besides messages that are large, before objects are made of them."""
-    messages = decode_body(raw, dict[str, msgspec.Raw]).get("messages", b"")
-    others = len(raw) - memoryview(messages).nbytes
-    if others > OTHER_FIELDS_MAX_BYTES:
-        why = f"has {others} bytes besides messages; at most {OTHER_FIELDS_MAX_BYTES} are allowed"
-        raise RequestFault(why, "$")
+    check_other_fields(raw, "messages")
     return decode_body(raw, CompletionBody)
+
+
+def check_other_fields(raw: bytes, *names: str) -> None:
+    """Raises RequestFault if the fields of the body besides those of these `names` are large."""
+    members = decode_body(raw, dict[str, msgspec.Raw])
+    others = len(raw) - sum(memoryview(members.get(name, b"")).nbytes for name in names)
+    if others > OTHER_FIELDS_MAX_BYTES:
+        why = f"has {others} bytes besides {' and '.join(names)}; at most {OTHER_FIELDS_MAX_BYTES} are allowed"
+        raise RequestFault(why, "$")
 
 
 def check_completion(body: CompletionBody, messages_max: int) -> None:
