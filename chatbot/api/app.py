@@ -14,7 +14,7 @@ from chatbot.api.access.view_records import VIEWS, ViewRecorder
 from chatbot.api.erasure import erasure_routes, hold_routes, redaction_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
 from chatbot.api.middleware import add_headers, request_middleware
-from chatbot.api.openai_responses import conversation_routes, response_routes
+from chatbot.api.openai_responses import conversation_routes, response_creation, response_routes
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.readiness import WRITE_PROBE, WriteProbe
 from chatbot.api.request_limits import (
@@ -104,6 +104,7 @@ def build_app(services: Services) -> web.Application:
         branch_routes,
         chat_routes,
         completion_routes,
+        response_creation,
         response_routes,
         conversation_routes,
         ui_chat_routes,

@@ -70,8 +70,7 @@ def unsupported(why: str, path: str) -> RequestFault:
     return RequestFault(why, path, kind="unsupported", status=422, title="Not supported")
 
 
-def place_of(conversation: str | None, previous_response_id: str | None) -> Place:
-    """Raises SessionNotFound for what no id is."""
+def _place_of(conversation: str | None, previous_response_id: str | None) -> Place:
     if conversation is not None:
         session_id = read_conversation_id(conversation)
         if session_id is None:
@@ -83,6 +82,12 @@ def place_of(conversation: str | None, previous_response_id: str | None) -> Plac
             raise SessionNotFound(previous_response_id[:64])
         return Place(key.session_id, key)
     return Place()
+
+
+def read_place(body: ResponseBody | InputTokensBody) -> Place:
+    """Raises SessionNotFound for what no id is."""
+    named = body.conversation
+    return _place_of(named if named is None or isinstance(named, str) else named.id, body.previous_response_id)
 
 
 def response_parameters(

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chatbot.api.openai_responses.response_routes import UNSTORED_S
+from chatbot.api.openai_responses.response_creation import UNSTORED_S
 from chatbot.runtime.clock import Reading, system_reading
 from chatbot.sessions import erasure_job, expiry_timer
 from tests.support.model.model_server import ModelServer
