@@ -3,9 +3,9 @@
 https://docs.ag-ui.com/spec/1.0
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from chatbot.api.request_bodies import JsonObject
 from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, PARTS_MAX
@@ -130,9 +130,9 @@ class RunAgentInput(Struct, frozen=True, rename="camel", omit_defaults=True, kw_
     messages: list[AgentMessage]
     tools: list[AgentTool] | None = None
     context: Annotated[list[ContextEntry], Meta(max_length=CONTEXTS_MAX)] | None = None
-    state: Any = None
-    forwarded_props: Any = None
-    resume: Annotated[list[Any], Meta(max_length=RESUMES_MAX)] | None = None
+    state: Raw | UnsetType = UNSET
+    forwarded_props: Raw | UnsetType = UNSET
+    resume: Annotated[list[Raw], Meta(max_length=RESUMES_MAX)] | None = None
 
 
 class AguiEvent(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
+from msgspec import Struct
+
 from chatbot.api.message_parts import SentFile
 from chatbot.api.problems import RequestFault
 from chatbot.api.ui_protocols.agui_bodies import (
@@ -20,12 +22,12 @@ from chatbot.api.ui_protocols.agui_bodies import (
     ReasoningMessage,
 )
 from chatbot.api.ui_protocols.sent_messages import SentMessage, checked_text
+from chatbot.sessions.domain.model_request import REDACTED_TEXT
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from chatbot.sessions.session_queries import MessageWithText
 from events.schema.parts import Media, Part, Parts, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult, parts_of
 
 NO_FILES = "is not supported: messages may have text and images"
-REDACTED = "[redacted]"
 
 
 def sent_files(messages: Sequence[AgentMessage]) -> list[SentFile]:
@@ -55,9 +57,11 @@ def sent_messages(messages: Sequence[AgentMessage], files: Mapping[str, Media]) 
     """
     found: list[SentMessage] = []
     thought: list[Part] = []
-    reply_id = ""  # of the assistant's newest message
+    reply = _SentReply("", [], 0)
     for number, message in enumerate(messages):
         path = f"$.messages[{number}]"
+        if not isinstance(message, AguiAssistantMessage | ReasoningMessage | ActivityMessage):
+            reply = reply.finish(found)
         match message:
             case AguiSystemMessage() | AguiDeveloperMessage():
                 found.append(SentMessage(TranscriptMessage("system", _content(message.content, path, files)), number))
@@ -69,24 +73,37 @@ def sent_messages(messages: Sequence[AgentMessage], files: Mapping[str, Media]) 
                 if message.content:
                     thought.append(Reasoning(checked_text(message.content, f"{path}.content")))
             case AguiAssistantMessage():
-                parts = (*thought, *_reply_parts(message, path, files))
+                if not _is_continued(reply.reply_id, message.id):
+                    reply.finish(found)
+                    reply = _SentReply(message.id, [], number)
+                reply.parts += [*thought, *_reply_parts(message, path, files)]
                 thought = []
-                if found and _is_continued(reply_id, message.id):
-                    parts = (*found.pop().message.parts, *parts)
-                else:
-                    reply_id = message.id
-                found.append(SentMessage(TranscriptMessage("assistant", parts), number))
             case ActivityMessage():
                 pass
             case _:
                 assert_never(message)
+    reply.finish(found)
     return found
+
+
+class _SentReply(Struct):
+    """The parts of a reply whose messages are being read, from the request's message `number` on."""
+
+    reply_id: str
+    parts: list[Part]
+    number: int
+
+    def finish(self, found: list[SentMessage]) -> "_SentReply":
+        """Add the reply, if there is one, to `found`. Returns that there is none."""
+        if self.reply_id:
+            found.append(SentMessage(TranscriptMessage("assistant", tuple(self.parts)), self.number))
+        return _SentReply("", [], 0)
 
 
 def _is_continued(reply_id: str, message_id: str) -> bool:
     """Whether a message is a later text of the reply: see part_message_id."""
     beginning, _, part = message_id.rpartition("-")
-    return beginning == reply_id and part.isdecimal()
+    return bool(reply_id) and beginning == reply_id and part.isdecimal()
 
 
 def part_message_id(reply_id: str, part: int) -> str:
@@ -162,7 +179,8 @@ def agent_messages(messages: Sequence[MessageWithText], file_url: Callable[[str]
         elif row.role == "assistant":
             found += _reply_views(row.message_id, parts)
         else:
-            found.append({"id": row.message_id, "role": "user", "content": _content_view(parts, file_url)})
+            role = "system" if row.role == "system" else "user"
+            found.append({"id": row.message_id, "role": role, "content": _content_view(parts, file_url)})
     return found
 
 
@@ -178,6 +196,8 @@ def _reply_views(reply_id: str, parts: Parts) -> list[dict[str, Any]]:
     reply: dict[str, Any] = {"id": reply_id, "role": "assistant"}
     for number, part in enumerate(parts):
         match part:
+            case Redacted(kind="reasoning"):
+                pass
             case Reasoning():
                 views.append({"id": part_message_id(reply_id, number), "role": "reasoning", "content": part.text})
             case Text() | Refusal() | Redacted():
@@ -198,7 +218,7 @@ def _reply_views(reply_id: str, parts: Parts) -> list[dict[str, Any]]:
 
 
 def _words(part: Text | Refusal | Redacted) -> str:
-    return REDACTED if isinstance(part, Redacted) else part.text
+    return REDACTED_TEXT.text if isinstance(part, Redacted) else part.text
 
 
 def _content_view(parts: Parts, file_url: Callable[[str], str]) -> str | list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from chatbot.api.ui_protocols.agui_messages import (
 )
 from chatbot.api.ui_protocols.named_requests import (
     NamedTranscript,
+    check_count,
     check_messages,
     conversation_name,
     find_session,
@@ -30,6 +31,8 @@ from chatbot.api.ui_protocols.named_requests import (
     request_reply,
 )
 from chatbot.api.ui_protocols.sent_messages import checked_text
+from chatbot.api.v1.completion_requests import check_other_fields
+from chatbot.api.v1.conversation_names import checked_name
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import ConversationName, Parameters
 
@@ -48,10 +51,13 @@ async def agui(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     settings = services.settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
+    check_other_fields(raw, "messages")
     body = decode_body(raw, RunAgentInput)
     del raw  # it may have megabytes, which are in the body once more
     if body.resume:
         raise RequestFault(NO_RESUME, "$.resume", kind="unsupported", status=422, title="Not supported")
+    check_count("messages", body.messages, settings.v1.messages_max)
+    check_count("tools", body.tools or (), settings.chat.tools_max)
     if body.messages:
         require_accepting(request)
     name = conversation_name(SOURCE, body.thread_id, "$.threadId")
@@ -64,12 +70,12 @@ async def agui(request: web.Request) -> web.StreamResponse:
     if not is_answerable(messages):
         return await _stream_history(request, run, name)
     context = context_message(body.context or ())
-    last = body.messages[-1]
+    last = body.messages[messages[-1].index]
     transcript = NamedTranscript(
         name=name,
         messages=[*([] if context is None else [context]), *messages],
         parameters=Parameters(tools=tools),
-        client_id=conversation_name("", last.id, "$.messages").value if messages[-1].message.role == "user" else None,
+        client_id=checked_name(last.id, "$.messages") or None if messages[-1].message.role == "user" else None,
         run_id=run_id,
     )
     del body, messages

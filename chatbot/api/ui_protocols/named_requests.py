@@ -141,10 +141,15 @@ def conversation_name(source: str, value: str, path: str) -> ConversationName:
     return ConversationName(source, name)
 
 
+def check_count(name: str, entries: Sequence[object], entries_max: int) -> None:
+    """Of a field of the request, before its entries are looked at. Raises RequestFault."""
+    if len(entries) > entries_max:
+        raise RequestFault(f"has {len(entries)} {name}; at most {entries_max} are allowed", f"$.{name}")
+
+
 def check_messages(messages: Sequence[SentMessage], messages_max: int, chars_max: int) -> None:
     """`chars_max`: code points of one message. Raises RequestFault."""
-    if len(messages) > messages_max:
-        raise RequestFault(f"has {len(messages)} messages; at most {messages_max} are allowed", "$.messages")
+    check_count("messages", messages, messages_max)
     for one in messages:
         chars = count_chars(one.message.parts)
         if chars > chars_max:

@@ -6,7 +6,7 @@ https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from chatbot.api.request_bodies import JsonObject, ReplyBody
 from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, PARTS_MAX
@@ -16,6 +16,8 @@ UiRole = Literal["system", "user", "assistant"]
 
 class UiPart(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """A part of any type, with those of its members that are read here.
+
+    `input` and `output` are not decoded: objects of any form would take many times their bytes in memory.
 
     `type` is text, reasoning, file, step-start, dynamic-tool, tool-<name> or another: those are of the client alone.
     """
@@ -28,8 +30,8 @@ class UiPart(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=Tr
     filename: str | None = None
     tool_name: Annotated[str, Meta(max_length=NAME_MAX_CHARS)] | None = None
     tool_call_id: Annotated[str, Meta(max_length=CALL_ID_MAX_CHARS)] | None = None
-    input: Any = None
-    output: Any = None
+    input: Raw | UnsetType = UNSET
+    output: Raw | UnsetType = UNSET
     error_text: str | None = None
 
 
@@ -39,7 +41,6 @@ class UiMessage(Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: str
     role: UiRole
     parts: Annotated[list[UiPart], Meta(max_length=PARTS_MAX)]
-    metadata: JsonObject | None = None
 
 
 class UiMessages(Struct, frozen=True):

@@ -9,13 +9,13 @@ from chatbot.api.message_parts import SentFile
 from chatbot.api.problems import RequestFault
 from chatbot.api.ui_protocols.sent_messages import ReplyMessages, SentMessage, checked_id, checked_text
 from chatbot.api.ui_protocols.ui_message_bodies import UiMessage, UiPart, UiRole
+from chatbot.sessions.domain.model_request import REDACTED_TEXT
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from chatbot.sessions.session_queries import MessageWithText
 from events.schema.parts import Media, Part, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult, parts_of
 
 TOOL = "tool-"
 DYNAMIC_TOOL = "dynamic-tool"
-REDACTED = "[redacted]"
 MISSING = "must not be missing"
 
 _ROLES: Mapping[str, UiRole] = {role: role for role in get_args(UiRole)}
@@ -75,8 +75,7 @@ def _tool_part(part: UiPart, path: str) -> tuple[ToolCall, ToolResult | None]:
     call = ToolCall(call_id, checked_id(name, f"{path}.toolName"), arguments)
     match part.state:
         case "output-available":
-            text = part.output if isinstance(part.output, str) else _json(part.output)
-            return call, _result(call_id, checked_text(text, f"{path}.output"), is_error=False)
+            return call, _result(call_id, checked_text(_json(part.output), f"{path}.output"), is_error=False)
         case "output-error":
             return call, _result(call_id, checked_text(part.error_text or "", f"{path}.errorText"), is_error=True)
         case "output-denied":
@@ -89,11 +88,12 @@ def _result(call_id: str, text: str, *, is_error: bool) -> ToolResult:
     return ToolResult(call_id, (Text(text),) if text else (), is_error)
 
 
-def _json(value: Any) -> str:
+def _json(value: msgspec.Raw | msgspec.UnsetType) -> str:
     """A model's arguments that are no JSON are a text here, and sent back as they were."""
-    if value is None:
+    encoded = b"null" if isinstance(value, msgspec.UnsetType) else bytes(value)
+    if encoded == b"null":
         return ""
-    return value if isinstance(value, str) else _encode(value).decode()
+    return msgspec.json.decode(encoded, type=str) if encoded.startswith(b'"') else encoded.decode()
 
 
 def ui_messages(messages: Sequence[MessageWithText], file_url: Callable[[str], str]) -> list[UiMessage]:
@@ -129,12 +129,13 @@ def _ui_part(part: Part, file_url: Callable[[str], str]) -> UiPart | None:
         case Reasoning():
             return UiPart(type="reasoning", text=part.text, state="done")
         case Redacted():
-            return UiPart(type="text", text=REDACTED, state="done")
+            kind = "reasoning" if part.kind == "reasoning" else "text"
+            return UiPart(type=kind, text=REDACTED_TEXT.text, state="done")
         case Media():
             url = file_url(part.sha256)
             return UiPart(type="file", media_type=part.media_type, url=url, filename=part.name)
         case ToolCall():
-            given = input_of(part.arguments)
+            given = msgspec.Raw(_encode(input_of(part.arguments)))
             return UiPart(
                 type=DYNAMIC_TOOL, tool_name=part.name, tool_call_id=part.call_id, state="input-available", input=given
             )
@@ -145,10 +146,10 @@ def _ui_part(part: Part, file_url: Callable[[str], str]) -> UiPart | None:
 
 
 def input_of(arguments: str) -> Any:
-    """A tool call's arguments as JSON; as the text that they are if they are none."""
+    """A tool call's arguments as JSON; as the text that they are if they are none, or nested too deeply."""
     try:
         return msgspec.json.decode(arguments) if arguments else {}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return arguments
 
 
@@ -163,4 +164,4 @@ def _with_result(part: UiPart, result: ToolResult | None) -> UiPart:
     text = "".join(one.text for one in result.parts if isinstance(one, Text))
     if result.is_error:
         return msgspec.structs.replace(part, state="output-error", error_text=text)
-    return msgspec.structs.replace(part, state="output-available", output=text)
+    return msgspec.structs.replace(part, state="output-available", output=msgspec.Raw(_encode(text)))

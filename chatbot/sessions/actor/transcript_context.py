@@ -48,13 +48,25 @@ async def with_known_messages(ports: Ports, state: State | None, command: PostTr
     if ports.runner.rebuilding and (found := await _find_in_stream(ports, state, command)) is not None:
         return replace(command, known=found)
     await ports.runner.wait_for(state.session.position)
+    known = await _find_unerased(ports, state, command)
+    leading = command.transcript.leading
+    if not known and leading:  # the session may have these as messages
+        ids = (*("" for _ in leading), *command.message_ids)
+        whole = replace(command, transcript=command.transcript.with_leading_messages(), message_ids=ids)
+        if len(known := await _find_unerased(ports, state, whole)) >= len(leading):
+            return replace(whole, known=known)
+        known = ()
+    return replace(command, known=known)
+
+
+async def _find_unerased(ports: Ports, state: State, command: PostTranscript) -> tuple[ContextMessage, ...]:
+    """As _find_known. Raises TooLarge."""
     try:
-        known = await _find_known(ports, state, command)
+        return await _find_known(ports, state, command)
     except TextErased:
         # A session that this one was forked from has just been erased; its texts were copied here before.
         await ports.runner.wait_for((await ports.log.latest()).position)
-        known = await _find_known(ports, state, command)
-    return replace(command, known=known)
+        return await _find_known(ports, state, command)
 
 
 async def _load_continued(ports: Ports, state: State, command: PostTranscript) -> tuple[ContextMessage, ...]:

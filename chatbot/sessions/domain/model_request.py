@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
 from chatbot.sessions.domain.context import ContextMessage, has_content, select_context, sent_parts
 from chatbot.sessions.domain.state import Rules, State
+from chatbot.sessions.domain.transcript import REDACTED_WORD
 from events.catalogue import Parameters, ReplyRequested, ReplyStarted
 from events.schema.parts import (
     Media,
@@ -24,7 +25,7 @@ from events.schema.parts import (
 )
 
 MEDIA_LEFT_OUT = Text("[image left out]")
-REDACTED_TEXT = Text("[redacted]")
+REDACTED_TEXT = Text(REDACTED_WORD)
 NO_RESULT = (Text("cancelled"),)  # of a tool call to which the conversation has no result
 
 

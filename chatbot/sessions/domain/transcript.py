@@ -36,6 +36,8 @@ from projections.folds.message import TreeMessage
 MESSAGES_MAX = 10_000  # of one transcript, each of which may be an event of one append
 INSTRUCTIONS_SEPARATOR = "\n\n"  # between the texts of several system messages
 DIGEST_BYTES = 16
+REDACTED_WORD = "[redacted]"  # what clients and models are shown in place of a redacted text, and send back
+_REDACTED_TEXTS = frozenset({"text", "refusal", "media"})
 
 _PARTS_OF_ROLES: Mapping[str, tuple[type[Part], ...]] = {
     "system": (Text, Media),
@@ -55,12 +57,19 @@ class TranscriptMessage(Struct, frozen=True):
 class Transcript(Struct, frozen=True):
     """`messages` as a session records them: results that follow one another are one message, and none is empty.
 
-    `instructions` are the texts of the system messages before all others. `paths` lead to the messages in the request.
+    `instructions` are the texts of the system messages before all others, which are `leading`. `paths` lead to the
+    messages in the request.
     """
 
     messages: tuple[TranscriptMessage, ...]
     instructions: str | None = None
     paths: tuple[str, ...] = ()
+    leading: tuple[TranscriptMessage, ...] = ()
+
+    def with_leading_messages(self) -> "Transcript":
+        """The same with the leading system messages among its messages, for a session that has them so."""
+        paths = (*("$.messages" for _ in self.leading), *self.paths)
+        return Transcript((*self.leading, *self.messages), None, paths)
 
 
 class MessageDigests(Struct, frozen=True):
@@ -76,7 +85,7 @@ def read_transcript(sent: Sequence[TranscriptMessage]) -> Transcript:
     first = next((index for index, one in enumerate(messages) if one.role != "system"), len(messages) - 1)
     texts = [text_of(one.parts) for one in messages[:first]]
     instructions = INSTRUCTIONS_SEPARATOR.join(texts) if texts else None
-    return Transcript(tuple(messages[first:]), instructions, tuple(paths[first:]))
+    return Transcript(tuple(messages[first:]), instructions, tuple(paths[first:]), tuple(messages[:first]))
 
 
 def read_added(sent: Sequence[TranscriptMessage], instructions: str | None, *, continues: bool) -> Transcript:
@@ -142,15 +151,29 @@ def count_transcript_bytes(transcript: Transcript) -> int:
 
 def digest_message(role: str, parts: Parts) -> MessageDigests:
     """`parts` are those that a model is sent of the message, and may have reasoning besides."""
-    said = tuple(part for part in parts if not isinstance(part, Reasoning))
+    said = tuple(part for part in parts if not _is_reasoning(part))
     if role == "assistant":
-        text = "".join(part.text for part in said if isinstance(part, Text | Refusal)).strip()
+        text = "".join(_words(part) for part in said).strip()
         calls = [_comparable(call) for call in calls_of(said)]
-        others = [_comparable(part) for part in said if isinstance(part, Media | Redacted)]
+        others = [_comparable(part) for part in said if isinstance(part, Media) or _is_redacted_call(part)]
         compared = encode((role, text, calls, others))
     else:
         compared = encode((role, [_comparable(part) for part in said]))
     return MessageDigests(_digest(compared), _digest(encode((role, parts))))
+
+
+def _words(part: Part) -> str:
+    if isinstance(part, Redacted) and part.kind in _REDACTED_TEXTS:
+        return REDACTED_WORD
+    return part.text if isinstance(part, Text | Refusal) else ""
+
+
+def _is_reasoning(part: Part) -> bool:
+    return isinstance(part, Reasoning) or (isinstance(part, Redacted) and part.kind == "reasoning")
+
+
+def _is_redacted_call(part: Part) -> bool:
+    return isinstance(part, Redacted) and part.kind not in _REDACTED_TEXTS
 
 
 def _comparable(part: Part) -> object:
@@ -164,6 +187,8 @@ def _comparable(part: Part) -> object:
         case ToolResult():
             return [part.call_id, *(_comparable(one) for one in part.parts)]
         case Redacted():
+            if part.kind in _REDACTED_TEXTS:
+                return REDACTED_WORD
             return {"redacted": part.kind}  # unlike any part of a request: what is gone matches nothing
         case _:
             assert_never(part)

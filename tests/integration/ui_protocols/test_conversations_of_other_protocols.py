@@ -1,5 +1,8 @@
 """One record: what one API writes, the others read, continue and erase; and what is another's stays so."""
 
+import json
+import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,8 @@ def texts(history: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> Any:
-    async with ModelServer() as model, started(tmp_path, model.url) as running:
+async def service(tmp_path: Path, model: ModelServer) -> AsyncIterator[Running]:
+    async with started(tmp_path, model.url) as running:
         yield running
 
 
@@ -129,3 +132,83 @@ async def test_a_refusal_of_a_run_has_the_path_of_its_fault(service: Running, ch
     body = {"threadId": "a", "runId": "r", "messages": [message], "tools": [], "context": [], **changed}
     answer = await service.client.post("/api/agui", json=body)
     assert (answer.status_code, [one["path"] for one in answer.json()["errors"]]) == (422, [path])
+
+
+async def test_a_session_with_a_system_message_and_a_redacted_one_goes_on_in_both(service: Running) -> None:
+    """What a client reads here it can send back: nothing of it is recorded a second time."""
+    client = service.client
+    items = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "My secret is 7."}]
+    made = (await client.post("/v1/conversations", json={"items": items})).json()["id"]
+    session_id = str(uuid.UUID(made.removeprefix("conv_")))
+    await service.chat(session_id, "Forget it.")
+    secret = (await service.history(session_id))["messages"][1]["message_id"]
+    path = f"/api/sessions/{session_id}/messages/{secret}/redact"
+    assert (await client.post(path, json={"reason_code": "request"})).status_code == 200
+
+    shown = (await client.get(f"/api/ui/chat/{session_id}")).json()["messages"]
+    await post_ui(client, session_id, *shown, ui_message("Go on."))
+    snapshot = next(
+        json.loads(line.removeprefix("data: "))["messages"]
+        for line in (await run_agui(client, session_id)).splitlines()
+        if "MESSAGES_SNAPSHOT" in line
+    )
+    assert snapshot[0] == {"id": snapshot[0]["id"], "role": "system", "content": "Be short."}
+    await run_agui(client, session_id, *snapshot, {"id": "m", "role": "user", "content": "And on."})
+    history = await service.history(session_id)
+    contents = ["Be short.", "", "Forget it.", "You said: Forget it.", "Go on.", "You said: Go on.", "And on."]
+    assert texts(history) == [*contents, "You said: And on."]
+    assert all(len(message["siblings"]) <= 1 for message in history["messages"])
+
+
+async def test_messages_of_a_user_between_an_agents_are_kept(service: Running, model: ModelServer) -> None:
+    messages: list[dict[str, Any]] = [
+        {"id": "r1", "role": "assistant", "content": "A"},
+        {"id": "u1", "role": "user", "content": "said"},
+        {"id": "r1-2", "role": "assistant", "content": "B"},
+        {"id": "r1-2-3", "role": "assistant", "content": "C"},
+        {"id": "u2", "role": "user", "content": "Go on."},
+    ]
+    await run_agui(service.client, "mixed", *messages)
+    sent = model.requests[-1].body["messages"]
+    assert [(one["role"], one["content"]) for one in sent] == [
+        ("assistant", "A"),
+        ("user", "said"),
+        ("assistant", "BC"),
+        ("user", "Go on."),
+    ]
+
+
+async def test_arguments_that_are_nested_too_deeply_are_shown_as_text(service: Running) -> None:
+    deep = "[" * 50_000
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": deep}}
+    messages: list[dict[str, Any]] = [
+        {"id": "u", "role": "user", "content": "Hello."},
+        {"id": "r", "role": "assistant", "toolCalls": [call]},
+        {"id": "t", "role": "tool", "toolCallId": "c1", "content": "no"},
+    ]
+    await run_agui(service.client, "deep", *messages)
+    shown = (await service.client.get(f"/api/ui/chat/{await session_of(service, 'deep')}")).json()
+    assert [part["input"] for part in shown["messages"][1]["parts"] if part["type"] == "dynamic-tool"] == [deep]
+
+
+async def session_of(service: Running, thread_id: str) -> str:
+    body = {"threadId": thread_id, "runId": "run", "messages": [], "tools": [], "context": []}
+    return (await service.client.post("/api/agui", json=body)).headers["X-Session-Id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/api/agui", {"threadId": "a", "runId": "r", "messages": [{"id": "m", "role": "activity"}] * 5}, "messages"),
+        ("/api/agui", {"threadId": "a", "runId": "r", "messages": [], "tools": [{"name": "t"}] * 200}, "tools"),
+        ("/api/ui/chat", {"id": "a", "messages": [ui_message("Hi.")] * 5}, "messages"),
+        ("/api/ui/chat", {"id": "a", "messages": [ui_message("Hi.")], "tools": [{}] * 2_000_000}, None),
+        ("/api/agui", {"threadId": "a", "runId": "r", "messages": [], "state": ["x"] * 2_000_000}, None),
+    ],
+)
+async def test_what_is_too_large_is_refused_before_it_is_looked_at(
+    tmp_path: Path, path: str, body: Any, field: str | None
+) -> None:
+    async with ModelServer() as model, started(tmp_path, model.url, CHATBOT_V1_MESSAGES_MAX="4") as service:
+        answer = await service.client.post(path, json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, f"$.{field}" if field else "$")
