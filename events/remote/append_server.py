@@ -153,7 +153,10 @@ class AppendServer:
                 versions = await self._log.run_query(partial(read_versions, streams))
                 break
             except LogUnavailable:
-                await asyncio.sleep(STATUS_CHECK_S)
+                pass
+            except Exception as error:  # noqa: BLE001  reported
+                self._observe.failed(error)
+            await asyncio.sleep(STATUS_CHECK_S)
         client.send(Kind.HELD, [(stream_id, versions.get(stream_id, 0)) for stream_id in streams])
 
     def _on_committed(self, batch: Sequence[QueuedAppend], outcomes: Sequence[Outcome]) -> None:

@@ -117,6 +117,9 @@ class DoubtfulReply(AppendReply):
             position = await self.client.service.find(self._append)
         except LogError as failure:
             error, position = failure, 0
+        except Exception as failure:  # noqa: BLE001  reported
+            self.client.service.failed(failure)
+            error, position = LogUnavailable(f"the log failed in an unexpected way ({failure!r})"), 0
         if position:
             self.client.add_recorded(self._number, position)
         elif isinstance(error, VersionConflict | MediaMissing):
@@ -246,7 +249,7 @@ class RemoteClient(asyncio.Protocol):
             reply = DoubtfulReply(self, number, append) if appends.in_doubt else AppendReply(self, number)
             self._pending += 1
             try:
-                submit(reply, append)
+                submit(reply, append, is_admitted=appends.in_doubt)
             except (LogUnavailable, ValueError) as error:
                 if appends.in_doubt:
                     error = OutcomeUnknown(f"{error}; whether this was recorded is unknown: read the stream again")

@@ -7,6 +7,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class RemoteLog(SqliteQueries):
         self._closed: asyncio.Task[None] | None = None
         self._newest_read = 0  # a position: the writer publishes it soon after readers can see it
         self._missed: asyncio.Task[None] | None = None  # reports events that were appended without a connection
+        self._missed_after: int | None = None  # the position after which it begins
         self._follower = HeadFollower(positions.head, self._await_head)
         self.media = RemoteMedia(pool, self._clock, self._ask)
 
@@ -274,22 +276,27 @@ class RemoteLog(SqliteQueries):
         return msgspec.msgpack.decode(encoded, type=answer)
 
     def _on_reconnected(self) -> None:
-        if self._connection.listeners and (self._missed is None or self._missed.done()):
+        if not self._connection.listeners:
+            return
+        if self._missed_after is None:
+            self._missed_after = self._connection.newest  # before anything that comes over this connection
+        if self._missed is None or self._missed.done():
             self._missed = asyncio.create_task(self._report_missed(), name="log-missed-events")
 
     async def _report_missed(self) -> None:
         """Report what every process is told of and was appended while there was no connection."""
-        values = (self._connection.newest, *_TOLD_TYPES, *_TOLD_STREAMS)
-
-        def select(connection: sqlite3.Connection) -> list[EventHeader]:
-            with closing(connection.execute(_MISSED, values)) as rows:
-                return [EventHeader(*row) for row in rows]
-
-        while True:
+        while (after := self._missed_after) is not None:
+            self._missed_after = None  # a connection that breaks meanwhile begins another round
             try:
-                headers = await self._pool.run(select, is_long=True)
-                break
-            except LogError:
+                headers = await self._pool.run(partial(_select_missed, after), is_long=True)
+            except (LogError, sqlite3.Error):
+                self._missed_after = after
                 await asyncio.sleep(MISSED_RETRY_S)
-        if headers:
-            self._connection.listeners.on_appended(headers)
+                continue
+            if headers:
+                self._connection.listeners.on_appended(headers)
+
+
+def _select_missed(after: int, connection: sqlite3.Connection) -> list[EventHeader]:
+    with closing(connection.execute(_MISSED, (after, *_TOLD_TYPES, *_TOLD_STREAMS))) as rows:
+        return [EventHeader(*row) for row in rows]

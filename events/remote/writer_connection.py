@@ -15,7 +15,8 @@ from events.backoff import backoff_delays
 from events.errors import LogBusy, LogError, LogUnavailable, NodesOutdated, OutcomeUnknown
 from events.log_observer import LogObserver
 from events.options import LogOptions
-from events.record import EventHeader, RecordedEvent
+from events.record import EventHeader
+from events.remote.waiting_calls import Recorded, WaitingAppend, WaitingRequest, fail
 from events.remote.wire_format import (
     APPEND_BYTES_MAX,
     APPENDS_BYTES,
@@ -53,29 +54,7 @@ _held = msgspec.msgpack.Decoder(list[tuple[str, int]])
 _push = msgspec.msgpack.Decoder(Push)
 _status = msgspec.msgpack.Decoder(Status)
 
-Recorded = tuple[RecordedEvent, ...]
-
-
-class _WaitingAppend:
-    """`is_in_doubt`: it was sent over a connection that has broken since."""
-
-    __slots__ = ("append", "future", "is_in_doubt", "since_s")
-
-    def __init__(self, append: PendingAppend, future: asyncio.Future[Recorded], since_s: float) -> None:
-        self.append = append
-        self.future = future
-        self.since_s = since_s
-        self.is_in_doubt = False
-
-
-class _WaitingRequest:
-    __slots__ = ("body", "future", "name", "since_s")
-
-    def __init__(self, name: str, body: bytes, future: asyncio.Future[bytes], since_s: float) -> None:
-        self.name = name
-        self.body = body
-        self.future = future
-        self.since_s = since_s
+_ANSWERS = frozenset({Kind.OUTCOMES, Kind.ANSWER})
 
 
 class WriterConnection:
@@ -95,11 +74,12 @@ class WriterConnection:
         self._transport: asyncio.Transport | None = None  # once the writer has said welcome
         self._lost_s = self._heard_s = self._loop.time()  # when there was a connection, and when it said something
         self._reason = "the process that writes the log does not answer"
+        self._has_answered = False  # over this connection or the last one, or no append waited when it broke
         self._numbers = count(1)
-        self._appends: dict[int, _WaitingAppend] = {}  # by number; those from `_unsent` on are not sent yet
+        self._appends: dict[int, WaitingAppend] = {}  # by number; those from `_unsent` on are not sent yet
         self._append_bytes = 0
         self._next = self._unsent = 1
-        self._requests: dict[int, _WaitingRequest] = {}
+        self._requests: dict[int, WaitingRequest] = {}
         self._unsent_requests: list[int] = []
         self._held: set[str] = set()
         self._to_hold: dict[str, bool] = {}  # stream -> whether it is held or released, to be sent
@@ -142,7 +122,7 @@ class WriterConnection:
         if waiting >= self._options.append_queue_max or (waiting and full):
             raise self._refuse(LogBusy(f"{waiting} appends wait already"), "busy")
         future: asyncio.Future[Recorded] = self._loop.create_future()
-        self._appends[self._next] = _WaitingAppend(append, future, self._loop.time())
+        self._appends[self._next] = WaitingAppend(append, future, self._loop.time())
         self._append_bytes += append.size
         self._next += 1
         self._flush_soon()
@@ -158,7 +138,7 @@ class WriterConnection:
             raise LogBusy(f"{REQUESTS_MAX} requests to the process that writes the log wait already")
         future: asyncio.Future[bytes] = self._loop.create_future()
         number = next(self._numbers)
-        self._requests[number] = _WaitingRequest(name, body, future, self._loop.time())
+        self._requests[number] = WaitingRequest(name, body, future, self._loop.time())
         self._unsent_requests.append(number)
         self._flush_soon()
         try:
@@ -172,14 +152,17 @@ class WriterConnection:
     def hold(self, stream_id: str) -> None:
         """As EventLog.hold."""
         self._held.add(stream_id)
-        self._to_hold[stream_id] = True
-        self._flush_soon()
+        self._note_hold(stream_id, is_held=True)
 
     def release(self, stream_id: str) -> None:
         """As EventLog.release."""
         if stream_id in self._held:
             self._held.discard(stream_id)
-            self._to_hold[stream_id] = False
+            self._note_hold(stream_id, is_held=False)
+
+    def _note_hold(self, stream_id: str, *, is_held: bool) -> None:
+        if self._transport is not None:  # else the next connection begins with all that are held
+            self._to_hold[stream_id] = is_held
             self._flush_soon()
 
     def refuse(self) -> None:
@@ -199,7 +182,7 @@ class WriterConnection:
         if tasks:
             await asyncio.wait(tasks)
         for request in self._requests.values():
-            _fail(request.future, LogUnavailable(self._closed))
+            fail(request.future, LogUnavailable(self._closed))
         if self._transport is not None:
             self._transport.close()
 
@@ -214,9 +197,10 @@ class WriterConnection:
             else:
                 try:
                     protocol.send(frame(Kind.HELLO, self._hello))
-                    if await protocol.welcomed:
-                        delays = backoff_delays(*RETRY_S)
+                    is_welcome = await protocol.welcomed
                     await protocol.lost
+                    if is_welcome and self._has_answered:
+                        delays = backoff_delays(*RETRY_S)
                 finally:
                     protocol.close()
             await asyncio.sleep(next(delays))
@@ -228,6 +212,7 @@ class WriterConnection:
             return
         self._transport = transport
         self._is_lost.clear()
+        self._has_answered = False
         self._renumber()
         self._unsent_requests = list(self._requests)
         self._to_hold = dict.fromkeys(self._held, True)
@@ -243,14 +228,34 @@ class WriterConnection:
         self._is_lost.set()
         self._lost_s = self._loop.time()
         self._reason = "the process that writes the log has ended"
+        self._has_answered = self._has_answered or not self._appends
+        self._to_hold = {}
+        self._doubt_sent()
+
+    def _doubt_sent(self) -> None:
+        """What the lost connection has not answered is sent again, but only for `busy_timeout_s`: the writer may fail
+        at just that.
+        """
+        latest_s = self._loop.time() - self._options.busy_timeout_s
+        given_up = []
         for number, waiting in self._appends.items():
             if number >= self._unsent:
                 break
+            if waiting.is_in_doubt and waiting.since_s <= latest_s:
+                given_up.append(number)
             waiting.is_in_doubt = True
+        self._give_up(given_up)
+        unsent = set(self._unsent_requests)
+        for number, request in self._requests.items():
+            if number not in unsent:
+                if request.is_in_doubt and request.since_s <= latest_s:
+                    fail(request.future, LogUnavailable(self._reason))
+                request.is_in_doubt = True
 
     def received(self, kind: int, content: memoryview) -> None:
         """As Receiver.received."""
         self._heard_s = self._loop.time()
+        self._has_answered = self._has_answered or kind in _ANSWERS
         if kind == Kind.OUTCOMES:
             self._resolve(_outcomes.decode(content))
         elif kind == Kind.ANSWER:
@@ -280,11 +285,11 @@ class WriterConnection:
             error = to_error(failure)
             if isinstance(error, LogUnavailable) and not isinstance(error, (LogBusy, NodesOutdated)):
                 self._observe.refused_by_writer()
-            _fail(self._take(number).future, error)
+            fail(self._take(number).future, error)
         if not self._appends:
             self._drained.set()
 
-    def _take(self, number: int) -> _WaitingAppend:
+    def _take(self, number: int) -> WaitingAppend:
         waiting = self._appends.pop(number)
         self._append_bytes -= waiting.append.size
         return waiting
@@ -362,25 +367,20 @@ class WriterConnection:
         latest_s = self._loop.time() - self._options.busy_timeout_s
         if self._transport is not None or self._lost_s > latest_s:
             return
-        expired = [number for number, waiting in self._appends.items() if waiting.since_s <= latest_s]
-        for number in expired:
-            waiting = self._take(number)
-            kind, fate = (OutcomeUnknown, UNKNOWN) if waiting.is_in_doubt else (LogUnavailable, NOTHING_RECORDED)
-            _fail(waiting.future, self._refuse(kind(f"{self._reason}; {fate}"), "unavailable"))
-        if expired:
-            self._renumber()
-        if not self._appends:
-            self._drained.set()
+        self._give_up([number for number, waiting in self._appends.items() if waiting.since_s <= latest_s])
         for request in self._requests.values():
             if request.since_s <= latest_s:
-                _fail(request.future, LogUnavailable(self._reason))
+                fail(request.future, LogUnavailable(self._reason))
+
+    def _give_up(self, numbers: Iterable[int]) -> None:
+        """Refuse appends, while there is no connection."""
+        for number in numbers:
+            waiting = self._take(number)
+            kind, fate = (OutcomeUnknown, UNKNOWN) if waiting.is_in_doubt else (LogUnavailable, NOTHING_RECORDED)
+            fail(waiting.future, self._refuse(kind(f"{self._reason}; {fate}"), "unavailable"))
+        if not self._appends:
+            self._drained.set()
 
     def _refuse(self, error: LogError, reason: str) -> LogError:
         self._observe.refused(reason)
         return error
-
-
-def _fail(future: asyncio.Future[object] | asyncio.Future[Recorded] | asyncio.Future[bytes], error: LogError) -> None:
-    """Have the caller get `error`, unless it was cancelled."""
-    if not future.done():
-        future.set_exception(error)

@@ -96,8 +96,10 @@ class GroupCommit:
         self.submit_for(future, pending)
         return future
 
-    def submit_for(self, reply: Reply, pending: PendingAppend) -> None:
-        """Queue an append; `reply` gets its outcome. Raises as `submit`."""
+    def submit_for(self, reply: Reply, pending: PendingAppend, *, is_admitted: bool = False) -> None:
+        """Queue an append; `reply` gets its outcome. Raises as `submit`, but no LogBusy for one that `is_admitted`
+        already: the queue of its client bounds it.
+        """
         if self._closing:
             raise self._refuse(LogUnavailable("the log is closing"), "closing")
         events = len(pending.contents)
@@ -105,7 +107,7 @@ class GroupCommit:
             raise ValueError(f"an append may hold at most {self._options.append_batch_max} events")
         queued = len(self._queue)
         full = self._queued_bytes + pending.size > self._options.append_queue_bytes
-        if queued >= self._options.append_queue_max or (queued and full):
+        if not is_admitted and (queued >= self._options.append_queue_max or (queued and full)):
             raise self._refuse(LogBusy(f"{queued} appends wait already"), "busy")
         self._queue.append((pending, reply, time.monotonic()))
         self._queued_bytes += pending.size

@@ -1,10 +1,10 @@
 """The reading side of shared projections: another process of this machine folds the log into their file."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from events.errors import LogUnavailable, UnknownEvent
 from events.log import EventLog
@@ -17,6 +17,7 @@ from projections.shared.shared_read_connection import SharedReadConnection
 from projections.sqlite.queries import SqliteQueries
 
 RETRY_S = 0.05  # between two requests to a process that is being replaced
+LISTS_RETRY_S = 0.5  # after the process could not be told whether there are readers of lists
 REPORTS_MAX = 16  # reports of trouble under way: the others say the same
 
 
@@ -52,6 +53,7 @@ class ProjectionFollower:
         self._has_list_readers = False
         self._is_stopped = False
         self._requests: set[asyncio.Task[None]] = set()
+        self._registering: asyncio.Task[None] | None = None
 
     @property
     def position(self) -> int:
@@ -83,7 +85,7 @@ class ProjectionFollower:
         """Release all waiters and close the file."""
         self._is_stopped = True
         for task in self._requests:
-            task.cancel()
+            task.cancel()  # `_registering`, too
         if self._requests:
             await asyncio.wait(self._requests)
         await self._reader.close()
@@ -129,14 +131,21 @@ class ProjectionFollower:
 
     def _register(self) -> None:
         """Tell the writer what this process wants to be told; it answers with the status, too."""
-        self._start_request(self._send_lists())
+        if self._registering is not None:
+            self._registering.cancel()
+        self._registering = asyncio.create_task(self._send_lists(), name="projections-lists")
+        self._keep(self._registering)
 
     async def _send_lists(self) -> None:
-        with suppress(LogUnavailable):  # said again after the next connect
-            request = ListsRequest(self._has_list_readers)
-            answer = await self._writer.request(messages.LISTS, messages.encode(request))
-            if request.has_readers:
-                self._notify(None, messages.decode_answer(answer).position)
+        request = ListsRequest(self._has_list_readers)
+        while True:
+            try:
+                answer = await self._writer.request(messages.LISTS, messages.encode(request))
+                break
+            except LogUnavailable:  # too many requests may wait
+                await asyncio.sleep(LISTS_RETRY_S)
+        if request.has_readers:
+            self._notify(None, messages.decode_answer(answer).position)
 
     def _note_status(self, body: bytes) -> None:
         status: StatusPush = messages.decode_status(body)
@@ -168,9 +177,8 @@ class ProjectionFollower:
             with suppress(LogUnavailable):  # a new process looks for itself
                 await self._writer.request(name, body)
 
-        self._start_request(send())
+        self._keep(asyncio.create_task(send(), name="projections-request"))
 
-    def _start_request(self, request: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(request, name="projections-request")
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)

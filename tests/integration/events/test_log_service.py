@@ -17,9 +17,11 @@ from events.errors import LogBusy, LogUnavailable, LogUnusable, OutcomeUnknown
 from events.options import LogOptions
 from events.record import EventHeader, Head
 from events.remote import head_follower, remote_client, writer_connection
+from events.remote.append_server import AppendServer
 from events.remote.remote_client import RemoteClient
 from events.remote.remote_log import RemoteLog
-from events.remote.wire_format import PROTOCOL, FrameReader, Hello, Holds, Kind, Status, Welcome, frame
+from events.remote.wire_format import PROTOCOL, Appends, FrameReader, Hello, Holds, Kind, Status, Welcome, frame
+from events.storage.append_batch import PendingAppend
 from tests.support.documents import TEXTS, blocks, name_of
 from tests.support.log.log_service import LogService
 from tests.support.log.log_texts import ALL, fill, texts
@@ -29,6 +31,8 @@ from tests.support.programs.cutting_proxy import NEVER, Cut, CuttingProxy
 
 SHORT_TIMEOUTS = LogOptions(busy_timeout_s=0.2, erase_wait_s=0.1)
 GIVE_UP_S = 20.0
+GREETING = frame(Kind.WELCOME, Welcome(PROTOCOL, "unknown")) + frame(Kind.STATUS, Status())
+FIRST_ANSWER_LOST: Cut = (NEVER[0], len(GREETING) + 1)
 
 
 @pytest.fixture
@@ -112,8 +116,7 @@ async def test_without_a_writer_callers_wait_and_are_told_what_is_known(service:
 
 async def test_an_append_whose_answer_is_lost_with_the_writer_is_of_unknown_outcome(service: LogService) -> None:
     await service.start()
-    greeting = frame(Kind.WELCOME, Welcome(PROTOCOL, "unknown")) + frame(Kind.STATUS, Status())
-    proxy = CuttingProxy(service.address, chain([(NEVER[0], len(greeting) + 1)], repeat((0, 0))))
+    proxy = CuttingProxy(service.address, chain([FIRST_ANSWER_LOST], repeat((0, 0))))
     await proxy.start()
     log = await RemoteLog.open(service.path, proxy.address, service.positions, SHORT_TIMEOUTS)
     with pytest.raises(OutcomeUnknown):
@@ -362,6 +365,88 @@ async def test_the_head_is_waited_for_though_too_many_requests_wait(
     await fill(other, "a", "1")
     async with asyncio.timeout(GIVE_UP_S):
         assert (await waiting).position == 1
+
+
+async def test_appends_at_which_the_writer_ends_each_time_are_given_up_and_others_go_on(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_connection, "RETRY_S", (0.01, 0.05))
+    submit = RemoteClient._submit
+
+    def submit_or_end(client: RemoteClient, appends: Appends) -> None:
+        if any(append.stream_id == "fatal" for append in appends.appends):
+            client._cut()
+        else:
+            submit(client, appends)
+
+    monkeypatch.setattr(RemoteClient, "_submit", submit_or_end)
+    await service.start()
+    log = await service.connect(SHORT_TIMEOUTS)
+    calls = (log.append(stream, 0, [posted("x")], ASKED) for stream in ("fatal", "behind it"))
+    async with asyncio.timeout(GIVE_UP_S):
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [OutcomeUnknown] * 2
+        await fill(log, "a", "1")
+
+
+async def test_appends_in_doubt_are_not_refused_for_a_full_queue(service: LogService) -> None:
+    await service.start(LogOptions(append_queue_max=1))
+    async with connected_over(service, FIRST_ANSWER_LOST) as (log, _):
+        await asyncio.gather(*(fill(log, str(number), "x") for number in range(5)))
+
+
+async def test_an_append_in_doubt_that_cannot_be_searched_for_is_answered(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_server: AppendServer, _append: PendingAppend) -> int:
+        raise sqlite3.ProgrammingError("of a bug")
+
+    monkeypatch.setattr(AppendServer, "find", fail)
+    await service.start()
+    async with connected_over(service, FIRST_ANSWER_LOST) as (log, _):
+        async with asyncio.timeout(GIVE_UP_S):
+            with pytest.raises(OutcomeUnknown, match="of a bug"):
+                await log.append("a", 0, [posted("x")], ASKED)
+
+
+async def test_what_comes_with_the_greeting_does_not_hide_what_was_missed_before(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.start()
+    other, heard, joined = await service.connect(), Heard(), AppendServer.joined
+    async with connected_over(service) as (log, proxy):
+        log.listen(heard)
+        await proxy.stop()
+        for name in "abc":
+            await other.append(name, 0, [deleted()], ASKED)
+
+        def joined_at_a_commit(server: AppendServer, client: RemoteClient) -> Status:
+            client.add_appended(EventHeader(3, "c", 1, "session_deleted"))
+            return joined(server, client)
+
+        monkeypatch.setattr(AppendServer, "joined", joined_at_a_commit)
+        await proxy.start()
+        while {one.stream_id for one in heard.headers} != set("abc"):
+            await heard.next()
+
+
+async def test_streams_that_are_held_and_released_without_a_writer_are_forgotten(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Holds] = []
+    monkeypatch.setattr(AppendServer, "hold", lambda _server, _client, holds: told.append(holds))
+    await service.start()
+    log = await service.connect()
+    await service.stop()
+    while log.is_connected:
+        await asyncio.sleep(0)
+    for number in range(3):
+        log.hold(str(number))
+        log.release(str(number))
+    log.hold("kept")
+    await service.start()
+    await fill(log, "a", "1")
+    assert told == [Holds(["kept"], [])]
 
 
 def test_the_example_in_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from events.catalogue import SessionAccessed
-from events.errors import LogUnavailable, UnknownEvent
+from events.errors import LogBusy, LogUnavailable, UnknownEvent
 from projections.errors import ProjectionLag, ProjectionsStopped, ProjectionsUnavailable
 from projections.factory import create_runner
 from projections.runner import ProjectionRunner
+from projections.shared import projection_follower
 from projections.shared.projection_follower import ProjectionFollower
 from projections.shared.projection_publisher import ProjectionPublisher
 from projections.shared.shared_progress import SharedProgress, create_progress_file
@@ -31,6 +32,7 @@ class Link:
         self._pushed: defaultdict[str, list[Callable[[bytes], None]]] = defaultdict(list)
         self._connected: list[Callable[[], None]] = []
         self.names: list[str] = []  # of the requests
+        self.refusals = 0  # of the next requests
 
     def connect(self, publisher: ProjectionPublisher | None) -> None:
         """None: the process that keeps the projections is gone."""
@@ -47,6 +49,9 @@ class Link:
 
     async def request(self, name: str, body: bytes = b"", *, timeout_s: float | None = None) -> bytes:
         self.names.append(name)
+        if self.refusals:
+            self.refusals -= 1
+            raise LogBusy("too many requests wait")
         if self._publisher is None:
             raise LogUnavailable("nobody writes the log now")
         return await self._publisher.handlers[name](self, body)
@@ -231,3 +236,17 @@ async def test_changes_of_lists_are_told_only_to_those_with_readers_of_lists(
         await follower.wait_for(log.head().position)
         await asyncio.sleep(0.02)
         assert len(told) == 2
+
+
+async def test_readers_of_lists_are_announced_until_that_succeeds(
+    path: Path, log: MemoryLog, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection_follower, "LISTS_RETRY_S", 0.01)
+    link = Link()
+    async with kept(path, log, descriptor, link), read(path, log, descriptor, link) as follower:
+        told: list[tuple[frozenset[str] | None, int]] = []
+        follower.on_changed(lambda owners, position: told.append((owners, position)))
+        await follower.wait_for(log.head().position)
+        link.refusals = 2
+        follower.set_list_readers(has_readers=True)
+        await until(lambda: told == [(None, log.head().position)])
