@@ -14,13 +14,18 @@ NO_DESCRIPTOR = -1
 class WriterFds(Struct, frozen=True):
     """How the processes of a log in a file reach its writer. `address` is the path of its socket, `listener` that
     socket, listening (only the writer has it); `positions` and `progress` are the shared memory of
-    events.remote.shared_positions and projections.shared.shared_progress.
+    events.remote.shared_positions and projections.shared.shared_progress. `database` and `projections` are the absolute
+    paths of the two files. A silent writer is killed after `silent_s`. `is_successor`: another writer still serves.
     """
 
     address: str
     positions: int
     progress: int
+    database: str
+    projections: str
+    silent_s: float
     listener: int = NO_DESCRIPTOR
+    is_successor: bool = False
 
 
 class InheritedFds(Struct, frozen=True, rename={"connection_counts": "tally"}):

@@ -38,13 +38,13 @@ class SharedResources:
         self._writer: WriterFds | None = None
         self._folder: str | None = None  # of the writer's socket
         if not settings.database.is_postgres:
-            self._writer = self._make_writer_fds(stack)
+            self._writer = self._make_writer_fds(settings, stack)
         self._counts_file = create_counts_file(self.slots)
         stack.callback(os.close, self._counts_file)
         self.connection_counts = ConnectionCounts(self._counts_file)
         self._secret = settings.nodes.secret or secrets.token_urlsafe(SECRET_BYTES)
 
-    def _make_writer_fds(self, stack: ExitStack) -> WriterFds:
+    def _make_writer_fds(self, settings: Settings, stack: ExitStack) -> WriterFds:
         """The writer's socket outlives each writer: connections wait in its backlog for the next one. Its folder is
         readable by this user alone.
         """
@@ -58,7 +58,7 @@ class SharedResources:
         positions, progress = create_positions_file(), create_progress_file()
         stack.callback(os.close, positions)
         stack.callback(os.close, progress)
-        return WriterFds(address, positions, progress)
+        return WriterFds(address, positions, progress, *settings.database.files, settings.server.writer_silent_s)
 
     def delete_socket(self) -> None:
         """Delete the writer's socket, for a master that exits without closing its resources."""
@@ -86,8 +86,8 @@ class SharedResources:
             writer=self._writer,
         )
 
-    def for_writer(self) -> InheritedFds:
-        """What the writer inherits, except its control channel. Raises ValueError if there is none."""
+    def for_writer(self, *, is_successor: bool = False) -> InheritedFds:
+        """What a writer inherits, except its control channel. Raises ValueError if there is none."""
         if self._writer is None or self._writer_listener is None:
             raise ValueError("a log in PostgreSQL has no writer process")
         return InheritedFds(
@@ -97,5 +97,5 @@ class SharedResources:
             control=NO_DESCRIPTOR,
             secret="",
             role="writer",
-            writer=replace(self._writer, listener=self._writer_listener.fileno()),
+            writer=replace(self._writer, listener=self._writer_listener.fileno(), is_successor=is_successor),
         )

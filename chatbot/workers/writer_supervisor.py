@@ -99,6 +99,9 @@ class WriterSupervisor:
         self._current = running
         if self._is_ending:
             running.process.send_message(ControlMessage(drain=True))
+        elif self._successor is not None:  # it was loaded while this one was started, which has opened nothing yet
+            running.process.is_leaving = True
+            running.process.kill()
         watching = asyncio.create_task(self._watch(running.process), name="writer-watch")
         code = await asyncio.shield(running.ended)
         watching.cancel()
@@ -106,8 +109,9 @@ class WriterSupervisor:
         self._current = None
         return running.process, code, running.process.fault
 
-    async def _start(self) -> _Running:
-        process = await WriterProcess.start(self._command, self._shared.for_writer(), self._logger)
+    async def _start(self, *, is_successor: bool = False) -> _Running:
+        inheritance = self._shared.for_writer(is_successor=is_successor)
+        process = await WriterProcess.start(self._command, inheritance, self._logger)
         return _Running(process, asyncio.create_task(process.wait_until_ended(), name="writer-ended"))
 
     async def _watch(self, process: WriterProcess) -> None:
@@ -148,28 +152,42 @@ class WriterSupervisor:
         process.kill()
 
     async def replace(self) -> bool:
-        """Replace the writer by a new process, which is loaded before the old one closes the log: appends wait
-        meanwhile. Returns whether the new one serves; if it cannot be loaded, the old one goes on.
+        """Replace the writer by a new process, which is loaded and has checked what it can before the old one closes
+        the log: appends wait meanwhile. Returns whether the new one serves; if it ends before, the old one goes on.
         """
         try:
-            successor = await self._start()
+            successor = await self._start(is_successor=True)
         except OSError as error:
             self._logger.exception("writer.not_started", reason=str(error))
             return False
-        if not await _is_set_before_end(successor.process.loaded, successor, LOAD_MAX_S):
+        try:
+            is_loaded = await _is_set_before_end(successor.process.loaded, successor, LOAD_MAX_S)
+        except asyncio.CancelledError:  # the service stops
             successor.process.kill()
-            await successor.ended
+            raise
+        if not is_loaded:
+            successor.process.kill()
+            code = await successor.ended
+            self._logger.error("writer.not_replaced", code=code, reason=successor.process.fault)
             return False
-        self._successor = successor
+        self._successor = successor  # taken by `run` once no other runs
         self._wake.set()
         if self._current is not None:
             await self._close(self._current)
-        return await _is_set_before_end(successor.process.ready, successor, None)
+        if await _is_set_before_end(successor.process.ready, successor, None):
+            return True
+        # The old one was of a program and settings that may be gone: `run` goes on to start new ones.
+        self._logger.critical(
+            "writer.lost", reason=successor.process.fault, effect="nothing is recorded until a writer can start"
+        )
+        return False
 
     async def end(self) -> None:
         """End the writer, after everything that was submitted is written."""
         self._is_ending = True
         self._wake.set()
+        if self._successor is not None:
+            self._successor.process.kill()  # it has opened nothing
         if self._current is not None:
             await self._close(self._current)
 

@@ -1,12 +1,15 @@
 """The log as the processes of the service open it: the one that writes it has checked it before."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 from chatbot import __version__
 from chatbot.config.settings import Settings
 from chatbot.observability.metrics import LogMetrics
 from chatbot.workers.worker import Worker
+from chatbot.writer.database_check import check_same_database
 from chatbot.writer.storage_options import log_options
 from events.compatibility import OtherNodes
 from events.errors import LogUnusable
@@ -21,9 +24,11 @@ def open_process_log(
     """The log as this process has it: its own, or that of the writer process. Raises LogUnusable."""
     if worker is None:
         return open_checked_log(settings, log_metrics)
+    if worker.writer is not None:
+        check_same_database(settings, worker.writer)
+    elif not settings.database.is_postgres:
+        raise LogUnusable("the master has started no writer process for a log in a file: restart the service")
     writer = None if worker.writer is None else WriterAddress(worker.writer.address, worker.writer.positions)
-    if writer is None and not settings.database.is_postgres:
-        raise LogUnusable("the master is of an older version, which starts no writer process: restart the service")
     return open_checked_log(settings, log_metrics, worker.control, writer)
 
 
@@ -57,3 +62,26 @@ async def open_checked_log(
         yield log
     finally:
         await log.close()
+
+
+async def check_can_take_over(settings: Settings) -> None:
+    """Check whatever can be checked while another process writes the log; changes nothing.
+
+    Raises LogUnusable: this program, with these settings and as this user, could not write the log.
+    """
+    path = settings.database.path
+    log = await open_log(path, log_options(settings), read_only=True, program=__version__)
+    try:
+        await check_integrity(log, path)
+    finally:
+        await log.close()
+    projections = settings.database.projections
+    for one in (path.resolve(), path.resolve().parent, projections.parent):
+        _check_writable(one)
+    if projections.exists():
+        _check_writable(projections)
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise LogUnusable(f"{path} cannot be written by this user: look at its permissions")

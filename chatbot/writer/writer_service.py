@@ -6,6 +6,7 @@ event loop does not report any more, and stops it after them.
 
 import asyncio
 import os
+import signal
 import socket
 from contextlib import AsyncExitStack
 
@@ -22,7 +23,8 @@ from chatbot.runtime.gc_tuning import freeze_heap
 from chatbot.runtime.stop_signals import handle_stop_signals
 from chatbot.workers.control_channel import ControlChannel, WriterStatus, encoded_version
 from chatbot.workers.inherited_fds import InheritedFds, WriterFds, keep_private
-from chatbot.writer.checked_log import open_checked_log
+from chatbot.writer.checked_log import check_can_take_over, open_checked_log
+from chatbot.writer.database_check import check_same_database
 from chatbot.writer.storage_options import METRICS_REQUEST, runner_options
 from chatbot.writer.unused_projections import delete_unused_files
 from events.log import EventLog
@@ -73,16 +75,20 @@ class WriterService:
 
     async def run(self) -> None:
         """Serve until told to stop. Raises LogUnusable, ProjectionError."""
-        # SIGHUP is for the master alone, even if a terminal's hang-up reaches all processes.
+        # Only the master reloads, even if a terminal's hang-up reaches all processes.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
         handle_stop_signals(self._stop, lambda: os._exit(1), self._logger)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(run_in_background(self._control.run(), "control"))
             await stack.enter_async_context(run_in_background(self._report_periodically(), "reports"))
             await self._control.is_connected.wait()
-            self._control.report(WriterStatus(loaded=True))
-            if not await self._wait_for_order_to_open():
-                return
             try:
+                check_same_database(self._settings, self._fds)
+                if self._fds.is_successor:
+                    await check_can_take_over(self._settings)
+                self._control.report(WriterStatus(loaded=True))
+                if not await self._wait_for_order_to_open():
+                    return
                 server = await self._open(stack)
             except Exception as error:
                 self._control.report(WriterStatus(fault=str(error) or type(error).__name__))
@@ -108,7 +114,7 @@ class WriterService:
         return not self._stop.is_set()
 
     async def _report_periodically(self) -> None:
-        interval_s = self._settings.server.writer_silent_s / REPORTS_PER_SILENCE
+        interval_s = self._fds.silent_s / REPORTS_PER_SILENCE  # of the master's settings, which may be older
         while True:
             self._control.report(WriterStatus())
             await asyncio.sleep(interval_s)

@@ -151,6 +151,11 @@ class DatabaseSettings(Struct, frozen=True):
         return without_credentials(self.url) if self.is_postgres else str(self.path)
 
     @property
+    def files(self) -> tuple[str, str]:
+        """The absolute paths of the log's file and of the projections'. Raises ValueError as `path`."""
+        return str(self.path.absolute()), str(self.projections.absolute())
+
+    @property
     def projections(self) -> Path:
         """The projections' file."""
         return Path(self.projections_path) if self.is_postgres else self.path.parent / self.projections_path

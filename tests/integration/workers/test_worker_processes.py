@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from events.storage.sqlite.sqlite_schema import FORMAT
 from tests.support.command_processes import is_alive, run_command
 from tests.support.http.feed_reader import following
 from tests.support.log.log_files import foreign
@@ -180,7 +181,23 @@ async def test_a_reload_with_a_wrong_setting_keeps_the_workers_that_serve(tmp_pa
         assert all(is_alive(pid) for pid in pids(started))
         async with httpx.AsyncClient(base_url=started.url) as client:
             await create(client)
+        writer = int(started.log("writer.ready")[-1]["pid"])
+        os.kill(writer, signal.SIGHUP)  # only the master reloads
+        (tmp_path / "config.toml").write_text('[database]\nprojections_path = "others.db"\n')
+        started.process.send_signal(signal.SIGHUP)
+        await until(lambda: len(started.log("writer.not_replaced")) == 2)
+        assert "others.db" in started.log("writer.not_replaced")[-1]["reason"]
+        assert not (tmp_path / "others.db").exists()
         (tmp_path / "config.toml").unlink()
+        foreign(tmp_path / "chatbot.db", "PRAGMA user_version=4242").close()
+        started.process.send_signal(signal.SIGHUP)
+        await until(lambda: len(started.log("writer.not_replaced")) == 3)
+        assert "newer version" in started.log("writer.not_replaced")[-1]["reason"]
+        foreign(tmp_path / "chatbot.db", f"PRAGMA user_version={FORMAT}").close()
+        async with httpx.AsyncClient(base_url=started.url) as client:
+            await create(client)
+        assert is_alive(writer)
+        assert not started.log("writer.ended")
         started.process.send_signal(signal.SIGHUP)
         await until(lambda: started.log("roll.done"))
         assert await started.stop() == 0

@@ -41,7 +41,7 @@ async def test_orders_are_carried_out_and_the_end_of_the_master_is_one() -> None
 
 
 def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = WriterFds("/run/writer.sock", positions=8, progress=9, listener=10)
+    writer = WriterFds("/run/writer.sock", 8, 9, database="/l.db", projections="/p.db", silent_s=1, listener=10)
     mine = InheritedFds(0, listeners=(5,), connection_counts=6, control=7, secret="s", role="writer", writer=writer)
     assert mine.descriptors == (5, 6, 7, 8, 9, 10)
     for name, value in mine.to_environment().items():
