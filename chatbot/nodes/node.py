@@ -134,7 +134,12 @@ class Node:
     def background_tasks(self, ports: Ports, supervisor: LiveSessions) -> dict[str, Coroutine[Any, Any, None]]:
         """The background tasks, by name."""
         reaper = OrphanReaper(
-            ports, supervisor, self._failure_detector, self._node_lost, self._settings.sweep_interval_s
+            ports,
+            supervisor,
+            self._failure_detector,
+            self._held_streams,
+            self._node_lost,
+            self._settings.sweep_interval_s,
         )
         dispatcher = AppendDispatcher(ports, supervisor, self._mirrors, reaper)
         return {"tail": dispatcher.run(), "watch": reaper.run(), "holds": self._held_streams.run()}

@@ -1,10 +1,12 @@
 """The orphan reaper: closes replies of nodes that are gone. Every node does so: no leader is elected for it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
 from chatbot.nodes.failure_detector import ANSWER_VALID_S, FailureDetector
+from chatbot.nodes.held_streams import HeldStreams
 from chatbot.nodes.node_client import NodeState
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, CloseOrphans
@@ -16,6 +18,7 @@ from projections.folds.session import Session
 
 PAGE = 200  # sessions of a query: a millisecond or two
 CLOSE_CONCURRENCY = 16  # sessions whose replies are closed concurrently
+SUSPECTS_MAX = 100  # sessions of one silent node that are held: one of so many replies records soon if it lives
 LOST_NODE_DELAY_S = 0.05  # after a node was lost: its other connections break about now, and need one sweep
 
 
@@ -27,15 +30,17 @@ class OrphanReaper:
         ports: Ports,
         supervisor: LiveSessions,
         failure_detector: FailureDetector,
+        held_streams: HeldStreams,
         node_lost: asyncio.Event,
         sweep_interval_s: float,
     ) -> None:
         self._ports = ports
         self._supervisor = supervisor
         self._failure_detector = failure_detector
+        self._held_streams = held_streams
         self._sweep_interval_s = sweep_interval_s
         self._node_lost = node_lost
-        self._suspects: dict[str, str] = {}  # session: the silent node that writes in it
+        self._suspects: dict[str, str] = {}  # session: the silent node that writes in it; all are held
 
     def on_remote_append(self, one: EventHeader) -> None:
         """A node that appends text of a reply is alive, even if it does not answer probes."""
@@ -67,10 +72,18 @@ class OrphanReaper:
             for node in {node for one in page for node in self._others(one)} - verdicts.keys():
                 verdicts[node] = await self._failure_detector.node_state(node)
             left = [one for one in page if any(verdicts[node] is NodeState.GONE for node in self._others(one))]
-            suspects |= _suspects(page, verdicts)
+            suspects |= _writers(page, verdicts)
             for start in range(0, len(left), CLOSE_CONCURRENCY):
                 await asyncio.gather(*(self._close(one) for one in left[start : start + CLOSE_CONCURRENCY]))
-        self._suspects = suspects
+        self._suspect(_limited(suspects))
+
+    def _suspect(self, suspects: dict[str, str]) -> None:
+        """Be told of what is recorded in these sessions, and no longer in those suspected before."""
+        before, self._suspects = self._suspects, suspects
+        for session_id in suspects.keys() - before.keys():
+            self._held_streams.hold(session_id)
+        for session_id in before.keys() - suspects.keys():
+            self._held_streams.release(session_id)
 
     def _others(self, session: Session) -> set[str | None]:
         """The other nodes that owe or write replies in this session."""
@@ -86,7 +99,17 @@ class OrphanReaper:
             self._ports.logger.warning("recovery.waits", reason=str(error))  # the next sweep retries
 
 
-def _suspects(page: list[Session], verdicts: Mapping[str | None, NodeState]) -> dict[str, str]:
+def _writers(page: list[Session], verdicts: Mapping[str | None, NodeState]) -> dict[str, str]:
     """The sessions in which a silent node writes, with that node."""
     written = {one.session_id: one.open_reply.node for one in page if one.open_reply}
     return {session_id: node for session_id, node in written.items() if node and verdicts.get(node) is NodeState.SILENT}
+
+
+def _limited(suspects: Mapping[str, str]) -> dict[str, str]:
+    """The last SUSPECTS_MAX sessions of each node: the newest replies are the most likely to run."""
+    counts, limited = Counter[str](), dict[str, str]()
+    for session_id, node in reversed(list(suspects.items())):
+        counts[node] += 1
+        if counts[node] <= SUSPECTS_MAX:
+            limited[session_id] = node
+    return limited

@@ -149,7 +149,7 @@ async def test_a_node_that_does_not_answer_lives_for_as_long_as_it_records(
             asked = asyncio.create_task(
                 first.client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
             )
-            await written(second.client, session_id, "".join(pieces))
+            await written(first.client, session_id, "".join(pieces))  # nobody reads it on the second
             assert await ends_of(first.client, session_id) == []
             async with asyncio.timeout(10):  # now it records nothing more
                 while not await ends_of(second.client, session_id):
