@@ -71,9 +71,11 @@ class AnchorSchedule:
         try:
             if self._log.head().position:
                 await self._writer.read_newest(await log_identity(self._log))
+            head = (await self._log.latest()).position  # after that: other nodes anchor what they append
         except LogError as error:
             self._logger.warning("anchor.failed", reason=str(error))
-        head, newest = self._log.head().position, [state.newest for state in self._writer.states]
+            return
+        newest = [state.newest for state in self._writer.states]
         known = [one.age_s for one in self.status() if one.age_s is not None]
         is_rolled_back = any(one is not None and one.size > head for one in newest)
         if len(known) == len(newest) and not is_rolled_back:

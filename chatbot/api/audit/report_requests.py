@@ -53,7 +53,7 @@ async def find_reported(services: Services, selection: Selection, throttle: Duty
     """The ids of the selected sessions, the oldest first. Raises Problem 404, SessionNotFound, LogUnavailable,
     ProjectionError.
     """
-    await services.runner.wait_for(services.log.head().position)
+    await services.runner.wait_for((await services.log.latest()).position)
     if selection.session_ids:
         found = [one for one in selection.session_ids if await services.queries.session(one) is not None]
         if len(found) < len(selection.session_ids):

@@ -49,7 +49,7 @@ routes = web.RouteTableDef()
 async def head(request: web.Request) -> web.Response:
     require_auditor(request)
     log = request.app[SERVICES].log
-    newest = log.head()
+    newest = await log.latest()
     return json_response(LogHeadView(newest.position, newest.digest.hex(), await log_identity(log)))
 
 
@@ -60,7 +60,7 @@ async def verify_span(request: web.Request) -> web.Response:
     check_query(request, frozenset({"from", "to"}))
     cancel_when_client_leaves(request)
     log = request.app[SERVICES].log
-    newest = log.head()
+    newest = await log.latest()
     end = query_int(request, "to", newest.position, 0, newest.position)
     start = query_int(request, "from", 0, 0, end)
     with request.app[VERIFICATION_LIMIT].acquire(request[CALLER].owner):

@@ -90,7 +90,7 @@ async def log_history(request: web.Request) -> web.StreamResponse:
     require_auditor(request)
     check_query(request, frozenset({"after", "limit"}) | EVENT_FILTERS | SESSION_FILTERS, METADATA_PREFIX)
     limit = query_int(request, "limit", LOG_DEFAULT, 1, LOG_MAX)
-    after = _position(request, services)
+    after = await _position(request, services)
     events, sessions = read_event_filter(request), read_session_filter(request)
     throttle = request.app[THROTTLE].of(request[CALLER].owner)
     if "text/event-stream" not in request.headers.get("Accept", ""):
@@ -110,8 +110,9 @@ async def log_history(request: web.Request) -> web.StreamResponse:
         return ask_to_reconnect(request, error)
 
 
-def _position(request: web.Request, services: Services) -> int:
-    """The position to continue after: in Last-Event-ID, else in ?after, else 0. Raises RequestFault.
+async def _position(request: web.Request, services: Services) -> int:
+    """The position to continue after: in Last-Event-ID, else in ?after, else 0. Raises RequestFault,
+    LogUnavailable.
 
     A position beyond the end of the log is refused: the log has lost events, or is another one.
     """
@@ -120,9 +121,10 @@ def _position(request: web.Request, services: Services) -> int:
         path, text = "query.after", request.query.get("after", "0")
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise RequestFault("must be the position of an event, or 0", path)
-    end = services.log.head().position
-    if int(text) > end:
-        raise RequestFault(f"the log ends at position {end}", path)
+    if int(text) > services.log.head().position:  # as far as this node knows: another one may have sent that event
+        end = (await services.log.latest()).position
+        if int(text) > end:
+            raise RequestFault(f"the log ends at position {end}", path)
     return int(text)
 
 
@@ -173,7 +175,7 @@ async def _search(
 
     Raises LogUnavailable, ProjectionError.
     """
-    head = end = services.log.head().position
+    head = end = (await services.log.latest()).position
     selector: SessionSelector = EverySession()
     if not filters.sessions.is_empty:
         log, queries, wanted = services.log, services.queries, filters.sessions

@@ -155,7 +155,7 @@ class Report:
 
         Raises LogUnavailable, UnknownEvent, ProofFailed where the log is not the one that was signed.
         """
-        head = self._log.head()
+        head = await self._log.latest()
         self._holds = await self._read_holds()
         for session_id in self._request.session_ids:
             await self._survey_session(session_id)

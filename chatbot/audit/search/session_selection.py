@@ -149,7 +149,7 @@ async def find_projected(
 
     Raises LogUnavailable, ProjectionError.
     """
-    await projections.wait_for(log.head().position)
+    await projections.wait_for((await log.latest()).position)
     selector = ProjectedSessions(log, queries, wanted)
     found: list[Session] = []
     before_no: int | None = None

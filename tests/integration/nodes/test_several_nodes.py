@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from events.storage.postgres import head_listener
 from tests.support.http.feed_reader import following, kinds_of, text_of
 from tests.support.model.model_server import ModelServer
 from tests.support.node_cluster import nodes
@@ -265,3 +266,26 @@ async def test_a_fork_on_one_node_keeps_its_history_when_the_other_deletes_the_o
     assert (await second.client.delete(f"/api/sessions/{session_id}")).status_code == 204
     for node in pair:
         assert [one["content"] for one in (await node.history(forked))["messages"]] == ["hello", answer["content"]]
+
+
+async def test_an_auditor_finds_at_one_node_what_another_has_just_recorded(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_listener, "POLL_S", 60.0)  # nothing but the request has the second node read the head
+    async with nodes(tmp_path, await postgres.schema(), model.url) as (first, second):
+        await first.session()
+        newest = (await first.client.get("/api/audit/head")).json()["position"]
+        assert second.services.log.head().position < newest
+        follow = {"Accept": "text/event-stream", "Last-Event-ID": str(newest)}
+        async with second.client.stream("GET", "/api/events", headers=follow) as stream:
+            assert stream.status_code == 200
+        await first.session()
+        found = await second.client.get("/api/events", params={"type": "session_created"})
+        assert found.text.count('"type":"session_created"') == 2
+        await first.session()
+        assert (await second.client.get("/api/audit/head")).json()["position"] == newest + 2
+        await first.session()
+        assert (await second.client.get("/api/audit/verify")).json()["to"] == newest + 3
+        session_id = await first.session()
+        report = await second.client.get("/api/audit/report", params={"session_id": session_id, "format": "ndjson"})
+        assert report.status_code == 200
