@@ -52,8 +52,11 @@ async def keep_request_images(request: web.Request, images: Sequence[PostedFile]
     return await keep_images(images, request.app[UPLOADS], services.log.media, request[CALLER], services.clock())
 
 
-async def keep_sent_files(request: web.Request, files: Sequence[SentFile]) -> dict[str, Media]:
-    """The files of a transcript as they are recorded, by path: those that it brings are on disk then.
+async def keep_sent_files(
+    request: web.Request, files: Sequence[SentFile], path: str = "$.messages"
+) -> dict[str, Media]:
+    """The files of a transcript as they are recorded, by path: those that it brings are on disk then. `path`: of the
+    field that has them all.
 
     Raises RequestFault, Unsupported, and what uploads raise.
     """
@@ -72,7 +75,7 @@ async def keep_sent_files(request: web.Request, files: Sequence[SentFile]) -> di
         else:
             kept[file.path] = await _known_file(own[1], file.path, access, request)
     if brought:
-        kept |= await keep_request_images(request, brought, "$.messages")
+        kept |= await keep_request_images(request, brought, path)
     return kept
 
 

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from chatbot.api.access.authorization import CALLER, erasing_caller
 from chatbot.api.json_checks import check_metadata
-from chatbot.api.media.sent_images import keep_request_images
+from chatbot.api.media.sent_images import keep_sent_files
 from chatbot.api.middleware import require_accepting
 from chatbot.api.openai_responses.create_bodies import (
     ITEMS_MAX,
@@ -53,7 +53,7 @@ async def create(request: web.Request) -> web.Response:
     timeout_s = round(settings.v1.responses_timeout_hours * 3600)
     require_accepting(request)
     if body.items:
-        added = await read_input(request, body.items, ITEMS_MAX, "items", keep_request_images)
+        added = await read_input(request, body.items, ITEMS_MAX, "items", keep_sent_files)
         transcript = TranscriptRequest(
             messages=added.messages,
             parameters=Parameters(),
@@ -174,7 +174,7 @@ async def add_items(request: web.Request) -> web.Response:
     require_accepting(request)
     if not body.items:
         raise RequestFault("must have an item", "$.items")
-    added = await read_input(request, body.items, ITEMS_MAX, "items", keep_request_images)
+    added = await read_input(request, body.items, ITEMS_MAX, "items", keep_sent_files)
     transcript = TranscriptRequest(
         messages=added.messages,
         parameters=Parameters(),

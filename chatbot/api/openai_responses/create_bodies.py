@@ -42,7 +42,7 @@ class SentRefusal(_SentPart, frozen=True, tag="refusal"):
 
 
 class InputImage(_SentPart, frozen=True, tag="input_image"):
-    """`image_url` is data:<type>;base64,<data>. `detail` is accepted and not kept."""
+    """`image_url` is data:<type>;base64,<data>, or that of an item that was read. `detail` is accepted and not kept."""
 
     image_url: str | None = None
     file_id: str | None = None

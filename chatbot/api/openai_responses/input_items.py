@@ -5,7 +5,7 @@ from typing import Any, TypeVar, assert_never
 
 from msgspec import Raw, Struct
 
-from chatbot.api.message_parts import PostedFile
+from chatbot.api.message_parts import SentFile
 from chatbot.api.openai_responses.create_bodies import (
     InputAudio,
     InputFile,
@@ -19,7 +19,6 @@ from chatbot.api.openai_responses.create_bodies import (
     SentRefusal,
     SentResult,
 )
-from chatbot.api.part_bodies import ImageUrl, ImageUrlBody
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import check_text, decode_body
 from chatbot.sessions.domain.transcript import TranscriptMessage
@@ -29,7 +28,7 @@ SentItem = SentMessage | SentFunctionCall | SentResult | SentReasoning
 SentPart = InputText | PlainText | OutputText | SentRefusal | InputImage | InputFile | InputAudio
 
 NO_FILES = "is not supported: messages may have text and images"
-NO_FILE_IDS = "is not supported: send the image as image_url with data:<type>;base64,<data>"
+NO_FILE_IDS = "is not supported: send image_url with data:<type>;base64,<data>, or with that of an item"
 _ASSISTANT = "assistant"
 Decoded = TypeVar("Decoded")
 
@@ -77,12 +76,12 @@ def _decode(raw: bytes, kind: type[Decoded], path: str) -> Decoded:
         raise RequestFault(fault.detail, where, status=fault.status, kind=fault.kind, title=fault.title) from None
 
 
-def images_of(items: Sequence[SentItem], path: str) -> list[PostedFile]:
+def images_of(items: Sequence[SentItem], path: str) -> list[SentFile]:
     """The images that the items bring, in their order. Raises RequestFault for other files."""
     return list(_images(items, path))
 
 
-def _images(items: Sequence[SentItem], path: str) -> Iterator[PostedFile]:
+def _images(items: Sequence[SentItem], path: str) -> Iterator[SentFile]:
     for number, item in enumerate(items):
         content, name = _content_of(item)
         for index, part in enumerate(content if isinstance(content, list) else ()):
@@ -94,7 +93,7 @@ def _images(items: Sequence[SentItem], path: str) -> Iterator[PostedFile]:
                     raise RequestFault(
                         NO_FILE_IDS, f"{at}.file_id", kind="unsupported", status=422, title="Not supported"
                     )
-                yield PostedFile(at, ImageUrlBody(image_url=ImageUrl(part.image_url)))
+                yield SentFile(at, part.image_url)
 
 
 def _content_of(item: SentItem) -> tuple[str | Sequence[SentPart], str]:

@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from chatbot.api.openai_responses.item_views import Item
-from chatbot.api.openai_responses.object_ids import read_item_id
+from chatbot.api.openai_responses.object_ids import ItemKey, read_item_id
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_queries import query_int
 from projections.folds.message import MessageRow
@@ -45,20 +45,19 @@ def read_list_query(request: web.Request) -> ListQuery:
 
 
 async def list_items(rows: Sequence[MessageRow], query: ListQuery, items_of: ItemsOf) -> ItemList:
-    """A page of the items of `rows`, which come oldest first. Raises RequestFault if `after` is none of theirs."""
+    """A page of the items of `rows`, which come oldest first. Raises RequestFault if `after` is no item of theirs; one
+    that was redacted meanwhile still has its place.
+    """
     ordered = list(reversed(rows)) if query.newest_first else list(rows)
+    last = _last_read(ordered, query.after)
     found: list[Item] = []
-    is_found = query.after is None
-    for row in _beginning_with(ordered, query.after):
+    for row in _beginning_with(ordered, last):
         items = await items_of(row)
         for item in reversed(items) if query.newest_first else items:
-            if is_found:
+            if last is None or row.message_id != last.message_id or _follows(item, last, query):
                 found.append(item)
-            is_found = is_found or item.id == query.after
         if len(found) > query.limit:
             break
-    if not is_found:
-        raise RequestFault("is no item of this list", "query.after")
     return page_of(found[: query.limit], has_more=len(found) > query.limit)
 
 
@@ -66,11 +65,23 @@ def page_of(items: Sequence[Item], *, has_more: bool = False) -> ItemList:
     return ItemList(list(items), items[0].id if items else None, items[-1].id if items else None, has_more)
 
 
-def _beginning_with(rows: Sequence[MessageRow], after: str | None) -> Sequence[MessageRow]:
-    """The rows from the one on that has the item `after`."""
+def _last_read(rows: Sequence[MessageRow], after: str | None) -> ItemKey | None:
+    """Raises RequestFault if no message of `rows` can have the item `after`."""
     if after is None:
-        return rows
+        return None
     key = read_item_id(after)
-    wanted = key.message_id if key is not None else None
-    start = next((index for index, row in enumerate(rows) if row.message_id == wanted), len(rows))
+    if key is None or all(row.message_id != key.message_id for row in rows):
+        raise RequestFault("is no item of this list", "query.after")
+    return key
+
+
+def _beginning_with(rows: Sequence[MessageRow], last: ItemKey | None) -> Sequence[MessageRow]:
+    """The rows from the one on that has the item `last`."""
+    start = next((index for index, row in enumerate(rows) if last is not None and row.message_id == last.message_id), 0)
     return rows[start:]
+
+
+def _follows(item: Item, last: ItemKey, query: ListQuery) -> bool:
+    """Whether the item, of the same message as `last`, comes after it."""
+    key = read_item_id(item.id)
+    return key is not None and (key.part < last.part if query.newest_first else key.part > last.part)

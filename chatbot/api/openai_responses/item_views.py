@@ -129,10 +129,12 @@ def output_item(message_id: str, number: int, part: Part, status: ItemStatus) ->
             assert_never(part)
 
 
-def message_items(message_id: str, role: str, parts: Parts, media_url: MediaUrl) -> list[Item]:
-    """The items of a message of any role. What is redacted is none."""
+def message_items(
+    message_id: str, role: str, parts: Parts, media_url: MediaUrl, *, is_complete: bool = True
+) -> list[Item]:
+    """The items of a message of any role. What is redacted is none. `is_complete`: as of `output_items`."""
     if role == "assistant":
-        return output_items(message_id, parts, is_complete=True)
+        return output_items(message_id, parts, is_complete=is_complete)
     if role == "tool":
         return [
             FunctionResultItem(

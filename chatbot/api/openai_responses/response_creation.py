@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from chatbot.api.access.authorization import CALLER
-from chatbot.api.media.sent_images import keep_request_images
+from chatbot.api.media.sent_images import keep_sent_files
 from chatbot.api.middleware import require_accepting
 from chatbot.api.openai_responses.create_bodies import ResponseBody
 from chatbot.api.openai_responses.response_events import EventView
@@ -21,11 +21,12 @@ from chatbot.api.openai_responses.response_requests import (
     read_response,
     response_parameters,
 )
-from chatbot.api.openai_responses.stored_responses import branch_before, read_input
+from chatbot.api.openai_responses.stored_responses import branch_before, check_previous, read_input
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import check_text, read_idempotency_key, read_raw
 from chatbot.api.responses import json_response
 from chatbot.api.server.connection_limits import cancel_when_client_leaves
+from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
 from chatbot.api.streaming.reply_writer import ReplyWriter, failure_of
 from chatbot.api.streaming.response_stream import HEADERS, STREAMS, stream_response
@@ -112,7 +113,13 @@ async def _answer(
     if not asked.background and outcome.status == "cancelled":
         raise cancelled_problem()
     if not asked.background and outcome.status != "complete":
-        raise failure_of(outcome, is_final=asked.has_key)  # a repetition gets the same failure
+        # A repetition with the key gets the same failure; one without it would record its input a second time.
+        problem = failure_of(outcome, is_final=asked.has_key or asked.is_stored)
+        if asked.is_stored:
+            prefix = prefix_of(request, request.app[SERVICES].settings.server)
+            problem.extra["content_location"] = f"{prefix}/v1/responses/{requested.response.id}"
+            problem.detail += f"; the response {requested.response.id} has failed"
+        raise problem
     return json_response(response_view(requested.response, outcome), headers=headers)
 
 
@@ -145,7 +152,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     key = read_idempotency_key(request, "response", body)
     end_user = end_user_of_request(request, {"user": body.user, "safety_identifier": body.safety_identifier})
     require_accepting(request)
-    added = await read_input(request, body.input, settings.v1.messages_max, "input", keep_request_images)
+    added = await read_input(request, body.input, settings.v1.messages_max, "input", keep_sent_files)
     takes = services.provider.takes
     parameters = response_parameters(
         body,
@@ -156,6 +163,8 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     )
     messages = added.messages
     is_stored = body.store is not False
+    if place.previous is not None:
+        await check_previous(request, place.previous)
     if not is_stored and place.previous is not None:
         session_id, leaf = place.previous.session_id, place.previous.reply_id
         await check_end_user(request, session_id, end_user, request[CALLER])

@@ -102,11 +102,11 @@ class EventView:
 
     def end(self, outcome: Outcome, offset: int) -> bytes:
         response = response_view(self._requested, outcome)
+        after, first_lost = self._after, self._number  # if the reply had more text, its events began with this number
         last = self._flush()
-        after, first_closing = self._after, self._number
         is_complete = response.status == "completed"
         closing = self._close(is_complete=is_complete)
-        is_lost = outcome.status == "interrupted" and after >= first_closing  # it may have had text that is not on disk
+        is_lost = outcome.status == "interrupted" and after >= first_lost  # it may have had text that is not on disk
         if is_lost or after > self._number:
             last = closing = b""
             self._number = after + 1

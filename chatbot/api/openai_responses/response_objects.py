@@ -17,6 +17,10 @@ ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "fa
 DELTA_RULE = 1  # the newest rule of delta_rules.py: it is recorded with each response
 NO_OPTIONS = ResponseOptions(DELTA_RULE)  # of a reply that another API has requested
 TERMINAL: dict[str, ResponseStatus] = {"failed": "failed", "interrupted": "failed", "cancelled": "cancelled"}
+INCOMPLETE: dict[str | None, Literal["max_output_tokens", "content_filter"]] = {
+    "length": "max_output_tokens",
+    "content_filter": "content_filter",
+}  # why a response is incomplete, by the finish reason of a reply that the model has ended
 FAULTS = {"llm_overloaded": "rate_limit_exceeded"}  # the codes of OpenAI's API; of all others it is server_error
 
 
@@ -207,13 +211,8 @@ def response_view(
 def _end_of(outcome: Outcome) -> tuple[ResponseStatus, IncompleteDetails | None]:
     if outcome.status != "complete":
         return TERMINAL.get(outcome.status, "failed"), None
-    match outcome.finish_reason:
-        case "length":
-            return "incomplete", IncompleteDetails("max_output_tokens")
-        case "content_filter":
-            return "incomplete", IncompleteDetails("content_filter")
-        case _:
-            return "completed", None
+    reason = INCOMPLETE.get(outcome.finish_reason)
+    return ("completed", None) if reason is None else ("incomplete", IncompleteDetails(reason))
 
 
 def usage_view(usage: Usage) -> ResponseUsage:

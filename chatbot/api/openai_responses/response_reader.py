@@ -2,6 +2,7 @@
 long after its end.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 from chatbot.api.openai_responses.object_ids import ResponseKey
@@ -73,6 +74,8 @@ class ResponseReader:
             if len(made) >= SLICE_CHARS:
                 await stream.send(made)
                 made = b""
+            else:
+                await asyncio.sleep(0)  # a reader that has most of it is sent nothing for long: others go on meanwhile
         await stream.close(made + self._view.end(outcome, 0))
 
 

@@ -1,12 +1,13 @@
 """Responses that were created: retrieve, stream from any event on, cancel, delete, and what they answer."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 from aiohttp import web
 
 from chatbot.api.access.authorization import CALLER, erasing_caller
-from chatbot.api.media.sent_images import keep_request_images
+from chatbot.api.media.sent_images import keep_sent_files
 from chatbot.api.middleware import require_accepting
 from chatbot.api.openai_responses.create_bodies import InputTokensBody
 from chatbot.api.openai_responses.item_lists import list_items, read_list_query
@@ -24,6 +25,7 @@ from chatbot.api.openai_responses.response_requests import (
 from chatbot.api.openai_responses.stored_responses import (
     BRANCH_MAX,
     branch_before,
+    check_previous,
     find_response,
     items_of,
     read_input,
@@ -106,7 +108,9 @@ async def cancel(request: web.Request) -> web.Response:
 
 @routes.delete(ONE)
 async def delete(request: web.Request) -> web.Response:
-    """Erase the session if it has nothing else; otherwise redact the reply, and the input that nothing else answers."""
+    """Erase the session if it has nothing else; otherwise redact the reply, and the input from which no other
+    branch goes on. Instructions, metadata and the like stay until the session is erased.
+    """
     services, key = request.app[SERVICES], response_key(request)
     caller = erasing_caller(request)
     await check_end_user(request, key.session_id, end_user_of_request(request, {}), caller)
@@ -116,7 +120,7 @@ async def delete(request: web.Request) -> web.Response:
     turn = await find_response(request, session, key.reply_id)
     refused = await _refused_siblings(request, turn)
     is_only = len(refused) + 1 >= len(turn.row.siblings)
-    own = [row.message_id for row in await _input_rows(request, turn)] if is_only else []
+    own = [row.message_id for row in _unshared(await _input_rows(request, turn))] if is_only else []
     tree = await services.queries.message_tree(session.no, limit=len(own) + len(refused) + 2)
     is_alone = {one.message_id for one in tree} == {key.reply_id, *own, *refused}
     if is_alone and not _options(turn).in_conversation:
@@ -128,6 +132,12 @@ async def delete(request: web.Request) -> web.Response:
         for message_id in (*own, key.reply_id):  # the reply last: it is not found any more once all is done
             await work.redact(key.session_id, RedactMessage(message_id, DELETED), caller)
     return json_response(DeletedResponse(request.match_info["response_id"]))
+
+
+def _unshared(rows: Sequence[MessageRow]) -> Sequence[MessageRow]:
+    """The newest of these messages, which follow each other, from which no other branch goes on."""
+    first = next((index for index in reversed(range(len(rows))) if len(rows[index].siblings) > 1), 0)
+    return rows[first:]
 
 
 async def _refused_siblings(request: web.Request, turn: RecordedTurn) -> list[str]:
@@ -176,9 +186,11 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     most = settings.v1.messages_max
     messages: tuple[TranscriptMessage, ...] = ()
     if body.input:
-        messages = (await read_input(request, body.input, most, "input", keep_request_images)).messages
+        messages = (await read_input(request, body.input, most, "input", keep_sent_files)).messages
     if place.session_id is not None:
         leaf = place.previous.reply_id if place.previous is not None else None
+        if place.previous is not None:
+            await check_previous(request, place.previous)
         await check_end_user(request, place.session_id, end_user_of_request(request, {}), request[CALLER])
         await record_named_read(request, place.session_id, "history")
         messages = (*await branch_before(request, place.session_id, leaf), *messages)

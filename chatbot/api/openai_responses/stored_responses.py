@@ -1,17 +1,18 @@
 """Finds stored responses and what they answer, for the routes."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import assert_never
 
 from aiohttp import web
 from msgspec import Struct
 
 from chatbot.api.access.authorization import CALLER
-from chatbot.api.message_parts import PostedFile
+from chatbot.api.message_parts import SentFile
 from chatbot.api.openai_responses.create_bodies import Items
 from chatbot.api.openai_responses.input_items import SentItem, images_of, messages_of, read_items
 from chatbot.api.openai_responses.item_views import Item, message_items
 from chatbot.api.openai_responses.object_ids import ResponseKey, read_response_id
-from chatbot.api.openai_responses.response_objects import RequestedResponse
+from chatbot.api.openai_responses.response_objects import INCOMPLETE, RequestedResponse
 from chatbot.api.problems import RequestFault
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
@@ -19,12 +20,21 @@ from chatbot.sessions.domain.message_events import as_message_event
 from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionNotFound, TooLarge
 from chatbot.sessions.domain.transcript import TranscriptMessage, read_added
 from chatbot.sessions.recorded_replies import RecordedTurn, find_turn
+from events.catalogue import (
+    MessageCopied,
+    MessageEvent,
+    MessagePosted,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+)
 from events.schema.parts import Media, Parts, Redacted, parts_of
 from projections.folds.message import MessageRow
 from projections.folds.session import Session
 
 BRANCH_MAX = 10_000  # messages of one branch
-KeepImages = Callable[[web.Request, Sequence[PostedFile], str], Awaitable[dict[str, Media]]]
+KeepFiles = Callable[[web.Request, Sequence[SentFile], str], Awaitable[dict[str, Media]]]
 
 
 class AddedMessages(Struct, frozen=True):
@@ -52,6 +62,15 @@ async def find_response(request: web.Request, session: Session, reply_id: str) -
     return turn
 
 
+async def check_previous(request: web.Request, key: ResponseKey) -> None:
+    """Refuse to go on from a message that is no reply. Raises SessionNotFound, MessageNotFound."""
+    services = request.app[SERVICES]
+    session = await services.session_queries.find_recorded(key.session_id, request[CALLER])
+    row = await services.queries.message(session.no, key.reply_id)
+    if row is not None and row.role != "assistant":
+        raise MessageNotFound(key.reply_id)
+
+
 def requested_response(turn: RecordedTurn) -> RequestedResponse:
     model = turn.parameters.model or turn.row.model or ""
     session_id = turn.session.session_id
@@ -59,16 +78,16 @@ def requested_response(turn: RecordedTurn) -> RequestedResponse:
 
 
 async def read_input(
-    request: web.Request, sent: str | Items | None, items_max: int, name: str, keep_images: KeepImages
+    request: web.Request, sent: str | Items | None, items_max: int, name: str, keep_files: KeepFiles
 ) -> AddedMessages:
-    """The messages of the body's field `name`; its images are on disk then. Raises RequestFault, and what `keep_images`
+    """The messages of the body's field `name`; its images are on disk then. Raises RequestFault, and what `keep_files`
     raises.
     """
     path = f"$.{name}"
     v1 = request.app[SERVICES].settings.v1
     items: list[SentItem] = read_items(sent, path, items_max)
     images = images_of(items, path)
-    files: dict[str, Media] = await keep_images(request, images, path) if images else {}
+    files: dict[str, Media] = await keep_files(request, images, path) if images else {}
     messages = messages_of(items, files, v1.message_max_chars, path)
     try:
         added = read_added(messages, None, continues=True)
@@ -109,4 +128,17 @@ async def items_of(request: web.Request, session: Session, row: MessageRow) -> l
     def media_url(media: Media) -> str:
         return f"{prefix}/api/media/{media.sha256}?session_id={session.session_id}"
 
-    return message_items(row.message_id, row.role, parts_of(event), media_url)
+    return message_items(row.message_id, row.role, parts_of(event), media_url, is_complete=_is_complete(event))
+
+
+def _is_complete(event: MessageEvent) -> bool:
+    """Whether the message is a reply that the model has completed, or no reply."""
+    match event:
+        case ReplyCompleted() | MessageCopied():
+            return event.finish_reason not in INCOMPLETE
+        case MessagePosted():
+            return True
+        case ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            return False
+        case _:
+            assert_never(event)

@@ -85,7 +85,8 @@ V1_RESPONSES = (
     Operation(
         "DELETE", "/v1/responses/{response_id}", "v1_delete_response", "Erase a response",
         {200: ResponseSpec("Erased.", DeletedResponse)}, problems=_CHANGE, v1=True,
-        details="With its session, if that has nothing else; otherwise the reply is redacted.",
+        details="With its session, if that has nothing else; otherwise the reply and its input are redacted, but what"
+        " the request said besides, such as instructions, metadata and user, stays until the session is erased.",
     ),
     Operation(
         "POST", "/v1/responses/{response_id}/cancel", "v1_cancel_response", "Stop a response",

@@ -76,10 +76,13 @@ def _type_of(status: int) -> str:
 
 def render_error(problem: Problem, retry_s: int) -> web.Response:
     """The response. `retry_s`: seconds after which a repetition makes sense, if it does: not if the problem is marked
-    `is_final`, as the failure of a reply to a request with a key is.
+    `is_final`, as the failure of a reply to a request with a key is. Its `content_location` is where to read what has
+    failed.
     """
     status = status_of(problem)
     response = web.Response(status=status, body=msgspec.json.encode(error_of(problem)), content_type="application/json")
+    if "content_location" in problem.extra:
+        response.headers["Content-Location"] = problem.extra["content_location"]
     if status in (429, 503):
         response.headers["Retry-After"] = str(retry_s)
     if status in RETRIED_STATUSES or status in NOT_RETRIED_STATUSES:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from chatbot.api.openai_responses.delta_rules import MAX_CHARS, cut_by_rule_1
 from chatbot.api.openai_responses.response_events import EventView
@@ -132,6 +133,41 @@ def test_a_reader_beyond_what_a_crash_left_gets_only_the_end(lost: int) -> None:
     (only,) = play((Text("one two three"),), [], last_delta + lost, status="interrupted")
     assert (only["type"], only["sequence_number"]) == ("response.failed", last_delta + lost + 1)
     assert only["response"]["output"][0]["content"][0]["text"] == "one two three"
+
+
+@given(parts, st.data())
+def test_no_reader_gets_events_after_others_than_it_has_had(said: Parts, data: st.DataObject) -> None:
+    """A crash leaves the beginning of what was sent: one number may have another text in what is left."""
+    last = data.draw(st.integers(0, len(said) - 1))
+    left = (*said[:last], beginning(said[last], data.draw(st.integers(1, len(flat(said[last])) + 1))))
+    sent = play(said, [])[:-1]
+    recorded = play(left, [], status="interrupted")
+    near = len(recorded) + data.draw(st.integers(-8, 4))  # of the last text and the events that close it
+    after = min(max(near, -1), len(sent) - 1)
+    got = play(left, [], after, status="interrupted")
+    if sent[: after + 1] == recorded[: after + 1]:
+        assert got == recorded[after + 1 :] or is_only_the_end(got, after)
+    else:
+        assert is_only_the_end(got, after)
+
+
+def beginning(part: Part, length: int) -> Part:
+    if isinstance(part, ToolCall):
+        return replace(part, arguments=part.arguments[:length])
+    return replace(part, text=flat(part)[:length])
+
+
+def is_only_the_end(got: list[dict[str, Any]], after: int) -> bool:
+    return [(event["type"], event["sequence_number"]) for event in got] == [("response.failed", after + 1)]
+
+
+def test_a_reader_of_the_last_text_before_a_crash_gets_only_the_end() -> None:
+    left = (Text("one tw"),)
+    deltas = [event for event in play(left, [], status="interrupted") if "delta" in event]
+    assert deltas[-1]["delta"] == "tw", "it was sent as two or twice, perhaps"
+    number = deltas[-1]["sequence_number"]
+    assert is_only_the_end(play(left, [], number, status="interrupted"), number)
+    assert len(play(left, [], number - 1, status="interrupted")) > 1
 
 
 def test_a_reader_that_has_the_end_gets_nothing_more() -> None:
