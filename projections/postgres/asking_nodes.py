@@ -23,6 +23,11 @@ class AskingNodes:
         """Whether a node has readers of lists."""
         return bool(self._lists)
 
+    @property
+    def are_waiting(self) -> bool:
+        """Whether a node waits that was not told yet."""
+        return bool(self._waiting)
+
     def note(self, ask: Ask) -> None:
         """Remember what a node wants."""
         if ask.position and (ask.node in self._waiting or len(self._waiting) < NODES_MAX):

@@ -30,10 +30,10 @@ from projections.errors import (
 from projections.observer import NoObserver, ProjectionObserver
 from projections.port import Checkpoint, OnChanged
 from projections.postgres import node_messages
+from projections.postgres import node_statements as sql
 from projections.postgres.asking_nodes import AskingNodes
 from projections.postgres.node_messages import Ask, Reached
 from projections.postgres.node_progress import NodeProgress
-from projections.postgres.projection_schema import PREFIX, SCHEMA_VERSION
 from projections.postgres.projection_tables import LOCK, ProjectionTables
 from projections.postgres.server_session import ServerSession
 from projections.postgres.table_queries import TableQueries
@@ -42,25 +42,12 @@ from projections.runner import ProjectionRunner, RunnerOptions
 LOOK_S = 2.0  # between two looks of an idle node at the lock and the position
 ASK_AGAIN_S = 0.25  # while something waits: what was said may be lost, or the node that folded may be gone
 SILENT_S = 4.0  # a node that does not fold for so long, although it is asked to, has stopped: another takes its place
+REST_S = 2 * LOOK_S  # for which a node that could not fold leaves the lock to others: each of them looks meanwhile
 POLL_MAX_S = 1.0  # between two looks of the folding node at an idle log, which other nodes write
 LISTS_POLL_MAX_S = 0.1  # the same while lists have readers
 LISTEN_S = 10.0  # for which a node that waited keeps listening for an answer to the next question
 ASKED_MAX = 1_000  # questions of other nodes under way; they repeat those that are dropped
 TABLES_WAIT_S = 10.0  # for which the start of a node waits for the tables that another node is creating
-
-_CHANNEL = f"SELECT 'projections_{SCHEMA_VERSION}_' || current_schema()::regnamespace::oid"
-_CHECKPOINT = f"SELECT position, digest, log_identity FROM {PREFIX}meta"  # noqa: S608  constants
-_ASK = f"""
-SELECT position, CASE WHEN position < $1 OR $2 THEN pg_notify($3, $4)::text END FROM {PREFIX}meta
-"""  # noqa: S608  constants
-_NOTIFY = "SELECT pg_notify($1, $2)"
-# The session that has the lock is ended, and with it whatever it has not committed.
-_DEPOSE = """
-SELECT pg_terminate_backend(pid) FROM pg_locks
- WHERE locktype = 'advisory' AND granted AND classid = $1::bigint::oid AND objsubid = 2
-   AND objid = current_schema()::regnamespace::oid
-   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
 
 
 class NodeProjections:
@@ -92,6 +79,7 @@ class NodeProjections:
         self._lists_checked_s = float("-inf")
         self._trouble_found: str | None = None  # by a query of this node, for the node that folds
         self._failed_at = 0  # the position at which this node could not go on
+        self._rests_until_s = float("-inf")  # until then others may take the lock
         self._connected = asyncio.Event()  # what this node knows of the position is true
         self._wake = asyncio.Event()
         self._is_stopping = False
@@ -216,12 +204,12 @@ class NodeProjections:
             session = await ServerSession.open(self._database, self._wake.set)
         except LogError as error:
             raise ProjectionsUnusable(str(error)) from error
-        ((self._channel,),) = await session.fetch(_CHANNEL)
+        ((self._channel,),) = await session.fetch(sql.CHANNEL)
         return session
 
     async def _try_to_fold(self, session: ServerSession) -> ProjectionRunner | None:
         """A started runner, if this node has the lock now. Raises FAILURES, LogReplaced, ProjectionsUnusable."""
-        if self._failed_at:  # until another node has got further
+        if self._failed_at or time.monotonic() < self._rests_until_s:  # the first until another node has got further
             return None
         store = ProjectionTables(self._database, self._pool)
         try:
@@ -243,10 +231,20 @@ class NodeProjections:
         try:
             await session.listen(self._channel, self._on_ask)
             self._connected.set()
+            if self._has_list_readers:
+                self._notify(None, self.position)  # what the node before has told nobody
+            troubled_s = float("inf")  # since when it cannot fold
             while not self._is_stopping and runner.failure is None and not session.is_lost:
                 self._wake.clear()
                 self._note_status(runner)
-                await self._wake.wait()
+                now_s = time.monotonic()
+                troubled_s = float("inf") if runner.trouble is None else min(troubled_s, now_s)
+                if now_s - troubled_s >= SILENT_S:
+                    break
+                await self._wait_for_wake(None if runner.trouble is None else troubled_s + SILENT_S - now_s)
+            is_deposed = session.is_lost and self._asking.are_waiting
+            if is_deposed or time.monotonic() - troubled_s >= SILENT_S / 2:
+                self._rests_until_s = time.monotonic() + REST_S
         finally:
             self._runner = self._session = None
             self._connected.clear()
@@ -256,9 +254,9 @@ class NodeProjections:
             self.failure, self._failed_at = runner.failure, self.position + 1
 
     def _note_status(self, runner: ProjectionRunner) -> None:
-        self.trouble = runner.trouble
-        if runner.failure is not None:
+        if runner.failure is not None or (self.trouble is None) is not (runner.trouble is None):
             self._wake.set()
+        self.trouble = runner.trouble
 
     def _poll_max_s(self) -> float:
         has_readers = self._has_list_readers or self._asking.has_list_readers
@@ -288,7 +286,7 @@ class NodeProjections:
             if self.position != before or not asked:
                 moved_s = now_s
             elif now_s - moved_s > SILENT_S:
-                await session.fetch(_DEPOSE, LOCK)
+                await session.fetch(sql.DEPOSE, LOCK)
                 moved_s = now_s
             await self._wait_for_wake(ASK_AGAIN_S if self._progress.wanted else LOOK_S)
             asked = min(wanted, self._progress.wanted)
@@ -299,7 +297,7 @@ class NodeProjections:
         trouble, self._trouble_found = self._trouble_found, None
         has_readers = self._has_list_readers and time.monotonic() - self._lists_checked_s >= LOOK_S
         ask = node_messages.encode(Ask(self._name, wanted, has_readers, trouble))
-        rows = await session.fetch(_ASK, wanted, has_readers or trouble is not None, self._channel, ask)
+        rows = await session.fetch(sql.ASK, wanted, has_readers or trouble is not None, self._channel, ask)
         if has_readers:
             self._lists_checked_s = time.monotonic()
         for position, _ in rows:
@@ -311,7 +309,8 @@ class NodeProjections:
             self._note_reached(reached)
 
     def _note_reached(self, reached: Reached) -> None:
-        self.trouble = None
+        if reached.position > self.position or time.monotonic() >= self._rests_until_s:
+            self.trouble = None
         self._progress.reach(reached.position)
         if self._failed_at and reached.position >= self._failed_at:  # another node could go on
             self.failure, self._failed_at = None, 0
@@ -340,7 +339,7 @@ class NodeProjections:
         with suppress(ProjectionError, LogError, *FAILURES):
             if ask.position <= runner.position:
                 said = node_messages.encode(Reached(runner.position))
-                await session.fetch(_NOTIFY, f"{self._channel}_{ask.node}", said)
+                await session.fetch(sql.NOTIFY, f"{self._channel}_{ask.node}", said)
                 return
             if self._log.head().position < ask.position:
                 await self._log.latest()
@@ -351,7 +350,7 @@ class NodeProjections:
         async with asyncio.timeout(TABLES_WAIT_S):
             for pause_s in backoff_delays(0.02, 0.5):
                 with suppress(*FAILURES):
-                    rows = await session.fetch(_CHECKPOINT)
+                    rows = await session.fetch(sql.CHECKPOINT)
                     break
                 await asyncio.sleep(pause_s)
         checkpoint = Checkpoint(*rows[0]) if rows else Checkpoint()
@@ -379,7 +378,7 @@ class NodeProjections:
         self.trouble = error
         self._observer.failed(error)
 
-    async def _wait_for_wake(self, timeout_s: float) -> None:
+    async def _wait_for_wake(self, timeout_s: float | None) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()

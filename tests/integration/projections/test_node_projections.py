@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from events.errors import UnknownEvent
+from events.errors import LogUnavailable, UnknownEvent
 from events.options import LogOptions
 from events.record import Metadata, RecordedEvent
 from events.storage.postgres.postgres_connection import Database
@@ -254,6 +254,51 @@ async def test_a_node_that_folds_no_more_although_it_is_asked_is_replaced(
             assert await other.version("s") == 4
             assert other.folds
         assert await frozen.version("s") == 4
+
+
+class UnreadableLog(PostgresLog):
+    """As a node reads it whose host or network has a fault of its own."""
+
+    is_broken = False
+
+    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
+        if self.is_broken:
+            raise LogUnavailable("this node cannot read the log")
+        return await super().read_all(after=after, limit=limit)
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+async def test_a_node_that_cannot_fold_leaves_the_role_to_another(
+    url: str, monkeypatch: pytest.MonkeyPatch, *, is_asked: bool
+) -> None:
+    monkeypatch.setattr(node_projections, "SILENT_S", 0.2)
+    monkeypatch.setattr(node_projections, "LOOK_S", 0.1)
+    log = await UnreadableLog.open(url)
+    assert isinstance(log, UnreadableLog)
+    async with node(url, log) as sick, node(url) as other:
+        await sick.append("s", 0, created())
+        assert await other.version("s") == 1
+        assert sick.folds
+        log.is_broken = True
+        await other.append("s", 1, *turn(1))
+        if is_asked:
+            assert await other.version("s") == 4
+        await eventually(lambda: other.folds)
+        assert await sick.version("s") == 4
+
+
+async def test_readers_of_lists_on_a_node_that_takes_over_are_told_that_any_list_may_have_changed(url: str) -> None:
+    async with node(url) as first, node(url) as second:
+        changes: list[frozenset[str] | None] = []
+        second.projections.on_changed(lambda owners, _: changes.append(owners))
+        second.projections.set_list_readers(has_readers=True)
+        await eventually(lambda: None in changes)
+        second.projections._lists_checked_s = float("inf")  # it asks no more
+        changes.clear()
+        await first.append("s", 0, created("bob"))
+        await first.version("s")
+        await first.projections.stop()
+        await eventually(lambda: second.folds and None in changes)
 
 
 async def test_a_node_that_waits_for_nothing_is_told_nothing(url: str) -> None:
