@@ -2,8 +2,10 @@
 
 import asyncio
 import socket
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 
 from events.errors import LogUnavailable
@@ -21,6 +23,7 @@ from events.subscriptions import is_told_to_all
 
 KNOWN_VERSIONS_MAX = 20_000  # streams whose versions are known without a query, those that were appended to last
 STATUS_CHECK_S = 0.5  # between looks at the state of the log, while nothing is answered
+RANGE_PAGE = 1_000  # events that are read at once, to be reported
 CLIENTS_MAX = 1_024  # connections: processes on one machine
 ACCEPT_RETRY_S = 0.5  # after no connection could be accepted, as descriptors are exhausted
 
@@ -57,6 +60,8 @@ class AppendServer:
         self._connections: set[RemoteClient] = set()  # also those that have not said hello
         self._holders: defaultdict[str, set[RemoteClient]] = defaultdict(set)
         self._versions: dict[str, int] = {}  # of the streams that were appended to last
+        self._reported = 0  # a position: what is up to it on disk is reported, or searched for by one of `_searches`
+        self._searches: set[asyncio.Task[None]] = set()
         self._state: _State = (None, None, True, None)
         self._status = Status()  # of `_state`
         self._loop = asyncio.get_running_loop()
@@ -66,7 +71,9 @@ class AppendServer:
 
     async def start(self) -> None:
         """Publish the head and accept connections from now on, also those that wait already."""
-        self._positions.set_head(self._log.head())
+        head = self._log.head()
+        self._positions.set_head(head)
+        self._reported = head.position
         self._state = self._read_state()
         self._status = _shown(*self._state)
         self.writer.on_committed = self._on_committed
@@ -87,6 +94,10 @@ class AppendServer:
         self._listener.close()
         if self._joining:
             await asyncio.wait(self._joining)
+        for search in self._searches:
+            search.cancel()
+        if self._searches:
+            await asyncio.wait(self._searches)
         await asyncio.gather(*(client.drain() for client in self._connections))
         for client in list(self._connections):
             client.hang_up()
@@ -161,12 +172,14 @@ class AppendServer:
 
     def _on_committed(self, batch: Sequence[QueuedAppend], outcomes: Sequence[Outcome]) -> None:
         """Before the outcomes are sent: publish the head, and tell the clients that are to know what others append."""
-        self._positions.set_head(self._log.head())
-        versions, holders = self._versions, self._holders
+        head = self._log.head()
+        self._positions.set_head(head)
+        versions, holders, events = self._versions, self._holders, 0
         for (append, reply, _), outcome in zip(batch, outcomes, strict=True):
             if not isinstance(outcome, tuple) or not outcome:
                 continue
             stream_id = append.stream_id
+            events += len(outcome)
             versions.pop(stream_id, None)
             versions[stream_id] = outcome[-1].version
             holding = holders.get(stream_id)
@@ -180,6 +193,34 @@ class AppendServer:
                             client.add_appended(header)
         while len(versions) > KNOWN_VERSIONS_MAX:
             del versions[next(iter(versions))]
+        if head.position != self._reported + events:  # an earlier batch is on disk, too, though it was refused
+            search = self._loop.create_task(self._report_range(self._reported, head.position), name="log-server-search")
+            self._searches.add(search)
+            search.add_done_callback(self._searches.discard)
+        self._reported = head.position
+
+    async def _report_range(self, after: int, last: int) -> None:
+        """Report the events after `after`, up to `last`, as found on disk; some of them for the second time."""
+        while after < last:
+            try:
+                headers = await self._log.run_query(partial(_read_headers, after, min(last - after, RANGE_PAGE)))
+            except LogUnavailable:
+                await asyncio.sleep(STATUS_CHECK_S)
+                continue
+            except Exception as error:  # noqa: BLE001  reported
+                self._observe.failed(error)
+                return
+            streams: defaultdict[RemoteClient, set[str]] = defaultdict(set)
+            for header in headers:
+                self._versions.pop(header.stream_id, None)
+                if is_told_to_all(header.stream_id, header.type):
+                    for client in self.clients:
+                        client.add_appended(header)
+                for client in self._holders.get(header.stream_id, ()):
+                    streams[client].add(header.stream_id)
+            for client, changed in streams.items():  # versions, as later events may be reported already
+                client.start(self._report_versions(client, list(changed)))
+            after = headers[-1].position if headers else last
 
     def _read_state(self) -> "_State":
         store = self._side.store
@@ -220,6 +261,12 @@ class AppendServer:
 
 # SqliteLog.damage, the damage that is final, whether no file holds erased content, SqliteLog.failure.
 _State = tuple[str | None, str | None, bool, BaseException | None]
+
+
+def _read_headers(after: int, limit: int, connection: sqlite3.Connection) -> list[EventHeader]:
+    query = "SELECT position, stream_id, version, type FROM events WHERE position > ? ORDER BY position LIMIT ?"
+    with closing(connection.execute(query, (after, limit))) as rows:
+        return [EventHeader(*row) for row in rows]
 
 
 def _shown(damage: str | None, final: str | None, is_clean: bool, failure: BaseException | None) -> Status:

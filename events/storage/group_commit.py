@@ -67,7 +67,8 @@ class GroupCommit:
 
     def __init__(self, store: BatchStore, options: LogOptions, observe: LogObserver) -> None:
         self.failure: BaseException | None = None
-        # Called with each batch that is on disk, before its callers have the outcomes.
+        # Called with each batch that is on disk, before its callers have the outcomes. With an empty batch: a batch failed,
+        # and what of it is on disk is not known.
         self.on_committed: Callable[[Sequence[QueuedAppend], Sequence[Outcome]], None] | None = None
         self._store = store
         self._options = options
@@ -275,6 +276,9 @@ class GroupCommit:
 
     def _fail_batch(self, batch: list[QueuedAppend], cause: BaseException) -> None:
         """Refuse every append of a batch whose outcome is unknown."""
+        if self.on_committed is not None:
+            with suppress(Exception):  # it may be the cause
+                self.on_committed([], [])
         for _, future, _ in batch:
             refusal = LogUnavailable(f"the log failed in an unexpected way ({cause!r}): read the stream again")
             refusal.__cause__ = cause

@@ -449,6 +449,44 @@ async def test_streams_that_are_held_and_released_without_a_writer_are_forgotten
     assert told == [Holds(["kept"], [])]
 
 
+async def test_events_whose_appender_got_an_error_are_reported_all_the_same(service: LogService) -> None:
+    await service.start()
+    log, other, heard = await service.connect(), await service.connect(), Heard()
+    other.listen(heard)
+    other.hold("a")
+    await heard.next()
+    await fill(log, "a", "1")
+    await heard.next()
+    service.path.rename(service.path.with_name("elsewhere.db"))
+    appends = log.append("a", 1, [posted("2")], ASKED), log.append("b", 0, [deleted()], ASKED)
+    results = await asyncio.gather(*appends, return_exceptions=True)
+    assert [type(result) for result in results] == [OutcomeUnknown] * 2
+    service.path.with_name("elsewhere.db").rename(service.path)
+    async with asyncio.timeout(GIVE_UP_S):
+        while heard.held[-1] != ("a", 2) or ("b", 1) not in [(one.stream_id, one.version) for one in heard.headers]:
+            await heard.next()
+    other.release("a")
+    other.hold("a")
+    await heard.next()
+    assert heard.held[-1] == ("a", 2)
+
+
+async def test_events_of_a_batch_that_failed_after_its_commit_are_reported_too(
+    service: LogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await service.start()
+    client, other, heard = await service.connect(), await service.connect(), Heard()
+    other.listen(heard)
+    assert log.write_side is not None
+    newest = log.write_side.store.newest
+    with monkeypatch.context() as patch:
+        patch.setattr(newest, "add", lambda *_: 1 / 0)
+        with pytest.raises(LogUnavailable, match="ZeroDivisionError"):
+            await client.append("a", 0, [deleted()], ASKED)
+    await heard.next()
+    assert [one.stream_id for one in heard.headers] == ["a"]
+
+
 def test_the_example_in_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (text,) = [text for path, text in TEXTS.items() if name_of(path) == "events/README.md"]
     (example,) = blocks(text, "python")
