@@ -67,8 +67,8 @@ class GroupCommit:
 
     def __init__(self, store: BatchStore, options: LogOptions, observe: LogObserver) -> None:
         self.failure: BaseException | None = None
-        # Called with each batch that is on disk, before its callers have the outcomes. With an empty batch: a batch failed,
-        # and what of it is on disk is not known.
+        # Called with each batch that is on disk, before its callers have the outcomes; with an empty one after a
+        # failure of which it is not known what is on disk.
         self.on_committed: Callable[[Sequence[QueuedAppend], Sequence[Outcome]], None] | None = None
         self._store = store
         self._options = options
