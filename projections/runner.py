@@ -45,6 +45,7 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     file_check_s: float = 1.0  # how often to check, while events arrive, that the store is still in place
     rebuilds_max: int = 3  # in a row without reaching the head: then the fault is in this program
     log_location: Path | str | None = None  # path or URL, as for open_log: lets a child process rebuild
+    is_serving: bool = False  # clients have been served before this start: a rebuild leaves time for them
     poll_max_s: Callable[[], float] | None = None  # the longest pause between looks at a log that others write
 
 
@@ -112,7 +113,7 @@ class ProjectionRunner:
         self._replace_reason = ""  # of REPLACING
         self._target = 0  # the head when the store was opened or replaced
         self._rebuilds = 0  # since the projections were last current
-        self._is_serving = False  # has been current once: from then on clients are served
+        self._is_serving = self._options.is_serving  # and once it has been current: clients are served
         self._store_checked_at_s = float("-inf")
         self._wake = asyncio.Event()
         self._flush_now = asyncio.Event()

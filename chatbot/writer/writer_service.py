@@ -11,6 +11,7 @@ import socket
 from contextlib import AsyncExitStack
 
 import structlog
+from msgspec.structs import replace
 
 from chatbot import __version__
 from chatbot.config.settings import Settings
@@ -149,7 +150,9 @@ class WriterService:
         path = self._settings.database.projections
         await delete_unused_files(path)
         observer = ProjectionMetrics(self._metrics, structlog.get_logger("projections"))
-        runner = create_runner(path, log, observer, runner_options(self._settings), progress.set_available)
+        # Workers of a previous writer are served from the start.
+        options = replace(runner_options(self._settings), is_serving=progress.generation > 0)
+        runner = create_runner(path, log, observer, options, progress.set_available)
         return runner, ProjectionPublisher(runner, progress)
 
     async def _wait_for_workers(self, server: AppendServer) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from events.storage.sqlite.batched_connection import Call
 from projections.errors import ProjectionsUnavailable
 from projections.shared.shared_progress import SharedProgress
-from projections.sqlite.read_connection import PAUSE_MAX_S, ReadConnection
+from projections.sqlite.read_connection import PAUSE_MAX_S, OtherVersion, ReadConnection
 from projections.sqlite.sqlite_errors import is_damage
 
 POLL_S = 0.01  # between two looks at a file that is being replaced, which takes milliseconds
@@ -27,14 +27,19 @@ class SharedReadConnection(ReadConnection):
         self.generation = 0
         self._progress = progress
         self._opening = asyncio.Lock()
+        self._other_version: tuple[int, OtherVersion] | None = None  # of the file of this generation
 
     async def ask(self, question: Call[T], *, is_long: bool = False) -> T:
-        """As ReadConnection.ask. Raises ProjectionsUnavailable if no file can be opened for PAUSE_MAX_S."""
+        """As ReadConnection.ask. Raises ProjectionsUnavailable if no file can be opened for PAUSE_MAX_S, or if it is of
+        another version of this program.
+        """
         if self.generation != self._progress.generation:
             await self._reopen()
         return await super().ask(question, is_long=is_long)
 
     async def _reopen(self) -> None:
+        if self._other_version is not None and self._other_version[0] == self._progress.generation:
+            raise ProjectionsUnavailable(str(self._other_version[1]))
         loop = asyncio.get_running_loop()
         end_s = loop.time() + PAUSE_MAX_S
         async with self._opening:
@@ -46,6 +51,9 @@ class SharedReadConnection(ReadConnection):
                         await self.open()
                         self.generation = generation  # of before: a file that was replaced meanwhile is opened again
                         continue
+                    except OtherVersion as error:
+                        self._other_version = generation, error
+                        raise
                     except sqlite3.Error as error:
                         if is_damage(error):
                             raise self.damaged(error) from error

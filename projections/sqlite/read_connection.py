@@ -13,11 +13,19 @@ from events.errors import LogBusy
 from events.storage.sqlite.batched_connection import Call, CallableConnection, CallBatcher
 from projections.errors import ProjectionsUnavailable
 from projections.sql.parameters import QueryParameters
+from projections.sqlite.schema import SCHEMA_VERSION
 from projections.sqlite.sqlite_errors import is_damage, is_transient
 
 PAUSE_MAX_S = 5.0  # how long a query waits while a rebuilt file replaces a valid one
 
 T = TypeVar("T")
+
+
+class OtherVersion(ProjectionsUnavailable):
+    """Another version of this program has made the file; no file of it is damaged."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the projections have tables of version {version}, this program reads {SCHEMA_VERSION}")
 
 
 class ReadConnection:
@@ -36,7 +44,7 @@ class ReadConnection:
         self._is_available.set()
 
     async def open(self) -> None:
-        """Open the file, which must exist. Raises sqlite3.Error."""
+        """Open the file, which must exist. Raises OtherVersion, sqlite3.Error."""
         short = await self._connect()
         try:
             # Long queries take a hop each, so that the first does not wait for the last.
@@ -51,7 +59,7 @@ class ReadConnection:
         connection = await aiosqlite.connect(database, uri=True, isolation_level=None, factory=CallableConnection)
         try:
             await connection.execute_fetchall("PRAGMA temp_store = MEMORY")
-            await connection.execute_fetchall("SELECT 1 FROM meta")  # opens the write-ahead files now, while they exist
+            await _check_version(connection)
         except BaseException:
             await connection.close()
             raise
@@ -99,3 +107,10 @@ class ReadConnection:
         """The exception to raise for `error`, which shows that the file is damaged. Has the file replaced."""
         self._on_trouble(f"it is damaged ({error})")
         return ProjectionsUnavailable("the projections are being rebuilt")
+
+
+async def _check_version(connection: aiosqlite.Connection) -> None:
+    """Raises OtherVersion. Also opens the write-ahead files: now, while they exist."""
+    for (version,) in await connection.execute_fetchall("SELECT schema_version FROM meta"):
+        if version != SCHEMA_VERSION:
+            raise OtherVersion(version)

@@ -300,6 +300,17 @@ async def test_a_rebuild_beside_clients_goes_in_small_steps_and_one_at_the_start
     assert max(again) == SERVING_BATCH_MAX
 
 
+async def test_a_rebuild_by_a_process_that_is_replaced_while_clients_are_served_goes_in_small_steps(
+    path: Path, log: MemoryLog
+) -> None:
+    told = RecordingObserver()
+    runner = create_runner(path, log, told, RunnerOptions(batch_max=10_000, is_serving=True))
+    await runner.start()
+    await runner.wait_for(log.head().position, timeout_s=10)
+    await runner.stop()
+    assert max(told.batches) == SERVING_BATCH_MAX
+
+
 async def test_a_file_may_be_deleted_as_often_as_one_likes(path: Path, log: MemoryLog) -> None:
     told = RecordingObserver()
     async with running(path, log, told) as runner:

@@ -18,8 +18,10 @@ from projections.shared import projection_follower
 from projections.shared.projection_follower import ProjectionFollower
 from projections.shared.projection_publisher import ProjectionPublisher
 from projections.shared.shared_progress import SharedProgress, create_progress_file
+from projections.sqlite.schema import SCHEMA_VERSION
 from tests.integration.projections.test_projection_runner import garble_middle
 from tests.support.log.event_builders import created, turns
+from tests.support.log.log_files import foreign
 from tests.support.log.memory_log import MemoryLog
 from tests.support.sessions.projection_harness import OPTIONS, RecordingObserver
 
@@ -185,6 +187,22 @@ async def test_damage_that_a_reader_finds_has_the_file_replaced(path: Path, log:
         await until(lambda: told.reasons != [] and not follower.rebuilding)
         assert await follower.queries.counts() == {"active": 3}
     assert len(told.reasons) == 1
+
+
+async def test_the_file_of_another_version_is_not_read(path: Path, log: MemoryLog, descriptor: int) -> None:
+    """As of a writer that was replaced by one of a newer program, before the workers are."""
+    link, told = Link(), RecordingObserver()
+    async with kept(path, log, descriptor, link, told) as runner, read(path, log, descriptor, link) as follower:
+        await until(lambda: not runner.rebuilding)
+        foreign(path, f"UPDATE meta SET schema_version = {SCHEMA_VERSION + 1}", "DROP TABLE sessions").close()
+        for _ in range(2):
+            with pytest.raises(ProjectionsUnavailable, match=f"version {SCHEMA_VERSION + 1}"):
+                await follower.queries.counts()
+        assert told.reasons == []
+        path.unlink()
+        log.record("another", created())
+        await until(lambda: len(told.reasons) == 1 and follower.lag == 0)
+        assert await follower.queries.counts() == {"active": 4}
 
 
 async def test_an_event_of_a_newer_program_stops_readers_too(path: Path, log: MemoryLog, descriptor: int) -> None:
