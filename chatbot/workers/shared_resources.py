@@ -2,24 +2,19 @@
 
 import os
 import secrets
-import shutil
-import socket
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from msgspec.structs import replace
 
 from chatbot.config.settings import Settings
 from chatbot.workers.connection_counts import ConnectionCounts, create_counts_file
 from chatbot.workers.inherited_fds import NO_DESCRIPTOR, InheritedFds, WriterFds
+from chatbot.workers.private_socket import PrivateSocket
 from chatbot.workers.server_sockets import bind_sockets, service_url, start_listening
 from events.remote.shared_positions import create_positions_file
 from projections.shared.shared_progress import create_progress_file
 
 SECRET_BYTES = 32
-WRITER_BACKLOG = 1024  # connections of workers that wait while no writer runs: there are at most 256 workers
-WRITER_SOCKET = "writer.sock"
 
 
 class SharedResources:
@@ -34,9 +29,8 @@ class SharedResources:
         self._listeners = bind_sockets(settings.server.host, settings.server.port)
         for one in self._listeners:
             stack.enter_context(one)
-        self._writer_listener: socket.socket | None = None
+        self._writer_socket: PrivateSocket | None = None
         self._writer: WriterFds | None = None
-        self._folder: str | None = None  # of the writer's socket
         if not settings.database.is_postgres:
             self._writer = self._make_writer_fds(settings, stack)
         self._counts_file = create_counts_file(self.slots)
@@ -45,25 +39,19 @@ class SharedResources:
         self._secret = settings.nodes.secret or secrets.token_urlsafe(SECRET_BYTES)
 
     def _make_writer_fds(self, settings: Settings, stack: ExitStack) -> WriterFds:
-        """The writer's socket outlives each writer: connections wait in its backlog for the next one. Its folder is
-        readable by this user alone.
-        """
-        self._folder = stack.enter_context(TemporaryDirectory(prefix="chatbot-"))
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        address = str(Path(self._folder) / WRITER_SOCKET)
-        listener.bind(address)
-        listener.listen(WRITER_BACKLOG)
-        listener.setblocking(False)
-        self._writer_listener = listener
+        """The writer's socket outlives each writer: connections wait in its backlog for the next one."""
+        self._writer_socket = PrivateSocket()
+        stack.callback(self._writer_socket.close)
         positions, progress = create_positions_file(), create_progress_file()
         stack.callback(os.close, positions)
         stack.callback(os.close, progress)
+        address = self._writer_socket.address
         return WriterFds(address, positions, progress, *settings.database.files, settings.server.writer_silent_s)
 
     def delete_socket(self) -> None:
         """Delete the writer's socket, for a master that exits without closing its resources."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._writer_socket is not None:
+            self._writer_socket.delete()
 
     def start_listening(self) -> str:
         """Let clients connect; they wait until a worker serves. Returns the service's URL. Raises CannotListen."""
@@ -87,8 +75,8 @@ class SharedResources:
         )
 
     def for_writer(self, *, is_successor: bool = False) -> InheritedFds:
-        """What a writer inherits, except its control channel. Raises ValueError if there is none."""
-        if self._writer is None or self._writer_listener is None:
+        """What a writer inherits, except its control channel. Raises ValueError if there is none, OSError."""
+        if self._writer is None or self._writer_socket is None:
             raise ValueError("a log in PostgreSQL has no writer process")
         return InheritedFds(
             slot=0,
@@ -97,5 +85,5 @@ class SharedResources:
             control=NO_DESCRIPTOR,
             secret="",
             role="writer",
-            writer=replace(self._writer, listener=self._writer_listener.fileno(), is_successor=is_successor),
+            writer=replace(self._writer, listener=self._writer_socket.listener().fileno(), is_successor=is_successor),
         )

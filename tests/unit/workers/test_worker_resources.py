@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import stat
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from chatbot.config.loader import load
 from chatbot.workers.connection_counts import ConnectionCounts, FairShare, create_counts_file
 from chatbot.workers.control_channel import ControlChannel, ControlMessage, open_channel, send
 from chatbot.workers.inherited_fds import InheritedFds, WriterFds, take_inherited_fds
+from chatbot.workers.private_socket import PREFIX, PrivateSocket
 from chatbot.workers.server_sockets import CannotListen, bind_sockets, service_url, start_listening
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker import Worker
@@ -139,3 +142,43 @@ def test_the_writers_socket_is_for_this_user_alone(tmp_path: Path) -> None:
         folder = Path(writer.address).parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not folder.exists()
+
+
+def test_a_socket_that_was_deleted_is_made_again_at_the_same_path() -> None:
+    one = PrivateSocket()
+    try:
+        first = one.listener()
+        assert one.listener() is first
+        shutil.rmtree(Path(one.address).parent)
+        assert one.listener() is not first
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(one.address)
+        assert stat.S_IMODE(Path(one.address).parent.stat().st_mode) == 0o700
+    finally:
+        one.close()
+
+
+def test_a_long_path_for_temporary_files_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    one = PrivateSocket()
+    assert Path(one.address).parent.parent != long
+    one.close()
+
+
+def test_folders_of_killed_masters_are_deleted_and_those_of_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        serving = PrivateSocket()
+        (left := Path(folder, PREFIX + "left")).mkdir()
+        (left / "writer.sock").touch()
+        (others := Path(folder, PREFIX + "others")).mkdir()
+        (others / "notes").touch()
+        one = PrivateSocket()
+        assert set(Path(folder).iterdir()) == {Path(one.address).parent, Path(serving.address).parent, others}
+        one.close()
+        serving.close()
+        assert list(Path(folder).iterdir()) == [others]
