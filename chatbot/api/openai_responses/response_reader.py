@@ -3,7 +3,9 @@ long after its end.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from msgspec.structs import replace
 
 from chatbot.api.openai_responses.object_ids import ResponseKey
 from chatbot.api.services import Services
@@ -11,11 +13,12 @@ from chatbot.api.streaming.reply_view import ReplyView
 from chatbot.api.streaming.reply_writer import ReplyWriter
 from chatbot.api.streaming.response_stream import DONE, FlushScheduler, ResponseStream
 from chatbot.sessions.feeds.channels import Channel, wait_any
+from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.recorded_replies import RecordedTurn
-from chatbot.sessions.replies.growing_parts import Segment, cut_segments, flat_text, marks_of
+from chatbot.sessions.replies.growing_parts import NO_PART, Segment, cut_segments, flat_text, marks_of
 from chatbot.sessions.replies.reply import Outcome, Reply
 
-SLICE_CHARS = 4096  # of a recorded response, made into events and sent before the next: a slow reader holds no more
+SLICE_CHARS = 4096  # of a response, made into events and sent before the next: a slow reader holds no more
 
 FindTurn = Callable[[], Awaitable[RecordedTurn | None]]
 
@@ -58,37 +61,56 @@ class ResponseReader:
             reply = find_local_reply(self._services, self._key)
             if reply is not None:
                 running_reply = self._services.supervisor.running_reply
-                writer = ReplyWriter(self._flush_scheduler, self._key.session_id, reply, running_reply, self._view)
+                after = await self._catch_up(stream, reply)
+                writer = ReplyWriter(
+                    self._flush_scheduler, self._key.session_id, reply, running_reply, self._view, after
+                )
                 await writer.write(stream)
                 return
             while self._channel.latest == seen and not feeds.closed and not self._is_here():
                 await wait_any(self._channel.signal)
+
+    async def _catch_up(self, stream: ResponseStream, reply: Reply) -> ReaderCursor | None:
+        """Send what a running reply has, but for its end. Returns up to where; None: nothing was sent."""
+        if not reply.version or reply.length <= SLICE_CHARS:
+            return None
+        made, sent, part = self._view.start(reply.version, 0), 0, NO_PART
+        while reply.length - sent > SLICE_CHARS:
+            for piece in _slices(reply.segments(sent, part)):
+                made = await _send_or_yield(stream, made + self._view.segments([piece], reply.version))
+                sent, part = piece.end, piece.part
+        if made:
+            await stream.send(made)
+        return ReaderCursor(reply.version, sent, part=part)
 
     def _is_here(self) -> bool:
         return find_local_reply(self._services, self._key) is not None
 
     async def _send_recorded(self, stream: ResponseStream, outcome: Outcome) -> None:
         made = self._view.start(outcome.version, 0)
-        for one in _slices(outcome):
-            made += self._view.segments([one], outcome.version)
-            if len(made) >= SLICE_CHARS:
-                await stream.send(made)
-                made = b""
-            else:
-                await asyncio.sleep(0)  # a reader that has most of it is sent nothing for long: others go on meanwhile
+        text = flat_text(outcome.parts) if outcome.parts else outcome.content
+        for one in _slices(cut_segments(text, 0, marks_of(outcome.parts))):
+            made = await _send_or_yield(stream, made + self._view.segments([one], outcome.version))
         await stream.close(made + self._view.end(outcome, 0))
 
 
-def _slices(outcome: Outcome) -> Iterator[Segment]:
-    """All that the reply says, in pieces of SLICE_CHARS at most."""
-    text = flat_text(outcome.parts) if outcome.parts else outcome.content
-    for segment in cut_segments(text, 0, marks_of(outcome.parts)):
-        yield Segment(
-            segment.offset, segment.text[:SLICE_CHARS], segment.part, segment.kind, segment.call_id, segment.name
-        )
-        for start in range(SLICE_CHARS, len(segment.text), SLICE_CHARS):
-            piece = segment.text[start : start + SLICE_CHARS]
-            yield Segment(segment.offset + start, piece, segment.part, segment.kind, segment.call_id, segment.name)
+async def _send_or_yield(stream: ResponseStream, made: bytes) -> bytes:
+    """Send what was made, if that is enough. Returns what is still to be sent. Others go on meanwhile, also while a
+    reader that has most of the response is sent nothing.
+    """
+    if len(made) >= SLICE_CHARS:
+        await stream.send(made)
+        made = b""
+    await asyncio.sleep(0)
+    return made
+
+
+def _slices(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """The segments in pieces of SLICE_CHARS at most."""
+    for one in segments:
+        yield replace(one, text=one.text[:SLICE_CHARS])
+        for start in range(SLICE_CHARS, len(one.text), SLICE_CHARS):
+            yield replace(one, offset=one.offset + start, text=one.text[start : start + SLICE_CHARS])
 
 
 def find_local_reply(services: Services, key: ResponseKey) -> Reply | None:

@@ -77,7 +77,7 @@ class ReplyWriter:
         self._version = reply.version or reply.posted_version
         self._offset_ahead = self._length_ahead(self._version)
         self._phase, self._offset = resume_point(reply, after)
-        self._part = NO_PART  # the last part of which something was sent
+        self._part = NO_PART if after is None else after.part  # the last part of which something was sent
 
     async def write(self, stream: ResponseStream) -> None:
         """Until the reply's end is known, or the reader leaves, which raises ConnectionError."""
