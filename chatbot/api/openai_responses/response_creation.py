@@ -22,7 +22,7 @@ from chatbot.api.openai_responses.response_requests import (
     response_parameters,
 )
 from chatbot.api.openai_responses.stored_responses import branch_before, check_previous, read_input
-from chatbot.api.problems import RequestFault
+from chatbot.api.problems import Problem, RequestFault
 from chatbot.api.requests import check_text, read_idempotency_key, read_raw
 from chatbot.api.responses import json_response
 from chatbot.api.server.connection_limits import cancel_when_client_leaves
@@ -45,7 +45,7 @@ from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import Regenerate
 from chatbot.sessions.domain.rejections import InvalidMessage
-from chatbot.sessions.replies.reply import Reply
+from chatbot.sessions.replies.reply import Outcome, Reply
 from events.schema.naming import CONVERSATION, STATELESS
 
 UNSTORED_S = 60  # after which a response that is not to be stored is erased, if that could not be done at its end
@@ -110,17 +110,22 @@ async def _answer(
     outcome = await reply.wait_end()
     if erasure is not None:
         await asyncio.shield(erasure)
-    if not asked.background and outcome.status == "cancelled":
-        raise cancelled_problem()
     if not asked.background and outcome.status != "complete":
-        # A repetition with the key gets the same failure; one without it would record its input a second time.
-        problem = failure_of(outcome, is_final=asked.has_key or asked.is_stored)
-        if asked.is_stored:
-            prefix = prefix_of(request, request.app[SERVICES].settings.server)
-            problem.extra["content_location"] = f"{prefix}/v1/responses/{requested.response.id}"
-            problem.detail += f"; the response {requested.response.id} has failed"
-        raise problem
+        raise _problem(request, asked, requested.response.id, outcome)
     return json_response(response_view(requested.response, outcome), headers=headers)
+
+
+def _problem(request: web.Request, asked: CreateRequest, response_id: str, outcome: Outcome) -> Problem:
+    """The reply has failed, or was cancelled. What is stored is found by the response's id."""
+    if outcome.status == "cancelled":
+        problem = cancelled_problem()
+    else:  # a repetition with the key gets the same failure; one without it would record its input a second time
+        problem = failure_of(outcome, is_final=asked.has_key or asked.is_stored)
+    if asked.is_stored:
+        prefix = prefix_of(request, request.app[SERVICES].settings.server)
+        problem.extra["content_location"] = f"{prefix}/v1/responses/{response_id}"
+        problem.detail += f"; the response is {response_id}"
+    return problem
 
 
 async def _stream(request: web.Request, asked: CreateRequest, requested: Requested) -> web.StreamResponse:

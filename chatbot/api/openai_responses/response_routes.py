@@ -34,7 +34,7 @@ from chatbot.api.openai_responses.stored_responses import (
 )
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_queries import query_int
-from chatbot.api.requests import read_raw
+from chatbot.api.requests import check_text, read_raw
 from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES
 from chatbot.api.streaming.response_stream import STREAMS, stream_response
@@ -181,6 +181,8 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
     body = read_response(raw, InputTokensBody)
     tools, _ = checked_tools(body, settings.chat)
+    if body.instructions is not None:
+        check_text(body.instructions, "$.instructions", settings.v1.message_max_chars, blank=True)
     place = read_place(body)
     require_accepting(request)
     most = settings.v1.messages_max

@@ -1,6 +1,8 @@
 """What becomes of stored responses: deleted while others need their input, failed, cut off, and fed back."""
 
+import asyncio
 import base64
+import uuid
 from typing import Any
 
 import pytest
@@ -59,6 +61,23 @@ async def test_a_failed_response_is_not_repeated_and_is_found(service: Running, 
     assert found["id"] in failed.json()["error"]["message"]
     again = await respond(service, "Again.", previous_response_id=found["id"])
     assert again["status"] == "completed"
+
+
+async def test_a_cancelled_response_is_found_by_the_request_that_waits(service: Running, model: ModelServer) -> None:
+    model.script(pieces=("one ", "two "), then="silence")
+    made = (await service.client.post("/v1/conversations")).json()["id"]
+    body = {"model": MODEL, "input": "Go.", "conversation": made}
+    waiting = asyncio.ensure_future(service.client.post("/v1/responses", json=body))
+    replies = service.services.supervisor.replies
+    session_id = str(uuid.UUID(made[5:]))
+    while not (running := list(replies(session_id).values())) or not running[0].length:
+        await asyncio.sleep(0.01)
+    url = f"/v1/responses/resp_{made[5:]}{running[0].reply_id.replace('-', '')}"
+    cancelled = (await service.client.post(f"{url}/cancel")).json()
+    answer = await waiting
+    assert (answer.status_code, answer.headers["X-Should-Retry"]) == (409, "false")
+    assert answer.headers["Content-Location"] == url
+    assert (await service.client.get(url)).json() == cancelled
 
 
 async def test_a_failed_response_that_is_not_stored_may_be_repeated(service: Running, model: ModelServer) -> None:

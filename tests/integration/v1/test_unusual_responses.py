@@ -76,3 +76,10 @@ async def test_the_oldest_messages_are_left_out_with_truncation_auto(service: Ru
     assert (await stream(service, "Newest.", **fields))[-1]["response"]["status"] == "completed"
     items = (await service.client.get(f"/v1/conversations/{conversation}/items?order=asc")).json()["data"]
     assert len(items) == 16, "all of it is kept"
+
+
+@pytest.mark.parametrize("path", ["responses", "responses/input_tokens"])
+async def test_instructions_that_are_too_long_are_refused(service: Running, path: str) -> None:
+    too_long = "x" * (service.services.settings.v1.message_max_chars + 1)
+    body = {"model": MODEL, "input": "Hi", "instructions": too_long}
+    assert error_of(await service.client.post(f"/v1/{path}", json=body), 400)["param"] == "instructions"
