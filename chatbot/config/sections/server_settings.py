@@ -169,7 +169,7 @@ class ServerSettings(Struct, frozen=True):
             description="Seconds without a sign of life after which the process that writes the log is killed and"
             " started again. Shorter than database.busy_timeout_s, appends only wait for the next one.",
         ),
-    ] = 3.0
+    ] = 2.0
     drain_pause_s: Annotated[
         float,
         Meta(

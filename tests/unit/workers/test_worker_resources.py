@@ -21,6 +21,7 @@ from chatbot.workers.private_socket import PREFIX, PrivateSocket
 from chatbot.workers.server_sockets import CannotListen, bind_sockets, service_url, start_listening
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker import Worker
+from chatbot.workers.writer_supervisor import CHECKS
 from tests.support.service import ROOT, environment
 
 
@@ -182,3 +183,10 @@ def test_folders_of_killed_masters_are_deleted_and_those_of_others_are_not(
         one.close()
         serving.close()
         assert list(Path(folder).iterdir()) == [others]
+
+
+def test_a_writer_that_hangs_is_killed_in_half_the_time_for_which_requests_wait_for_one(tmp_path: Path) -> None:
+    """The other half is for the start of the next one, on a busy machine."""
+    settings = load({}, environment=environment(tmp_path, "http://127.0.0.1:1"), folder=ROOT).settings
+    found_s = settings.server.writer_silent_s * (CHECKS + 1) / CHECKS
+    assert found_s <= settings.database.busy_timeout_s / 2
