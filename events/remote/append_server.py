@@ -14,7 +14,7 @@ from events.record import EventHeader
 from events.remote.log_handlers import log_handlers
 from events.remote.remote_client import AppendReply, Handler, RemoteClient, find_recorded
 from events.remote.shared_positions import SharedPositions
-from events.remote.wire_format import Holds, Kind, Status
+from events.remote.wire_format import Holds, Kind, Status, Welcome
 from events.storage.append_batch import Outcome, PendingAppend
 from events.storage.group_commit import QueuedAppend
 from events.storage.sqlite.sqlite_log import SqliteLog
@@ -102,6 +102,10 @@ class AppendServer:
         for client in list(self._connections):
             client.hang_up()
         self.writer.on_committed = None
+
+    def welcome(self, protocol: int) -> Welcome:
+        """As Service.welcome."""
+        return Welcome(protocol, self.program, file=self._side.file, position=self._log.head().position)
 
     def joined(self, client: RemoteClient) -> Status:
         """As Service.joined."""

@@ -49,6 +49,10 @@ class Service(Protocol):
     writer: GroupCommit
     handlers: dict[str, Handler]
 
+    def welcome(self, protocol: int) -> Welcome:
+        """The answer to a hello."""
+        ...
+
     def joined(self, client: "RemoteClient") -> Status:
         """The client has said hello. Returns what `report` has reported last."""
         ...
@@ -239,7 +243,7 @@ class RemoteClient(asyncio.Protocol):
             self.hang_up()
             return
         self._is_known = True
-        self.send(Kind.WELCOME, Welcome(protocol, self.service.program))
+        self.send(Kind.WELCOME, self.service.welcome(protocol))
         self.send(Kind.STATUS, self.service.joined(self))
 
     def _submit(self, appends: Appends) -> None:

@@ -25,15 +25,20 @@ from events.remote.head_follower import HeadFollower
 from events.remote.log_requests import NAMES, AwaitCleanWal, AwaitHead, Probe
 from events.remote.remote_media import RemoteMedia
 from events.remote.shared_positions import SharedPositions
-from events.remote.wire_format import encoder
+from events.remote.wire_format import Welcome, encoder
 from events.remote.writer_connection import WriterConnection
 from events.storage.append_batch import AppendContext, buffered_random_bytes, erasure, now_us, prepare
 from events.storage.database_lock import database_file
 from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
+from events.storage.file_lock import identity
 from events.storage.sqlite.sqlite_errors import unusable
 from events.storage.sqlite.sqlite_queries import SqliteQueries
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
 
+OTHER_FILE = (
+    "the process that writes the log has another file open than this process, which reads the one that was at the"
+    " database's path when it started: restart the service"
+)
 MISSED_RETRY_S = 0.5  # after the events that were missed could not be read
 
 _TOLD_TYPES, _TOLD_STREAMS = sorted(CONTENT_REMOVING_TYPES), sorted(RESERVED_STREAMS)
@@ -60,6 +65,8 @@ class RemoteLog(SqliteQueries):
         self._connection = connection
         self._positions = positions
         self._options = options
+        self._file = connection.file  # which this process reads, too
+        self._mismatch: str | None = None  # why the last writer that was met must not be used
         self._clock, self._random_bytes = sources
         self._gate = gate
         self._closed: asyncio.Task[None] | None = None
@@ -90,8 +97,10 @@ class RemoteLog(SqliteQueries):
         connection, pool = WriterConnection(address, options, observe, name_of_process(), program), None
         try:
             await connection.open()  # first: the writer may have to create the file
-            pool = SqliteReadPool(await asyncio.to_thread(database_file, path, read_only=True), options)
+            database = await asyncio.to_thread(database_file, path, read_only=True)
+            pool = SqliteReadPool(database, options)
             await pool.open()
+            await asyncio.to_thread(_check_file, database, connection.file)
         except BaseException as error:
             await connection.close()
             if pool is not None:
@@ -105,6 +114,7 @@ class RemoteLog(SqliteQueries):
         sources = clock, random_bytes or buffered_random_bytes()
         log = cls(pool, connection, positions, options, sources, gate)
         connection.newest = log.head().position
+        connection.find_mismatch = log._find_mismatch
         connection.on_connected.append(log._on_reconnected)
         return log
 
@@ -121,7 +131,7 @@ class RemoteLog(SqliteQueries):
     @property
     def damage(self) -> str | None:
         """As EventLog.damage."""
-        return self._pool.damage or self._connection.status.damage
+        return self._pool.damage or self._mismatch or self._connection.status.damage
 
     @property
     def erasure_pending(self) -> bool:
@@ -244,7 +254,7 @@ class RemoteLog(SqliteQueries):
     def _check_undamaged(self) -> None:
         """Raises LogStopped."""
         status = self._connection.status
-        damage = self._pool.damage or (status.damage if status.stopped else None)
+        damage = self._pool.damage or self._mismatch or (status.damage if status.stopped else None)
         if damage is not None:
             raise LogStopped(damage)
 
@@ -275,6 +285,19 @@ class RemoteLog(SqliteQueries):
         encoded = await self._connection.request(NAMES[type(request)], encoder.encode(request))
         return msgspec.msgpack.decode(encoded, type=answer)
 
+    def _find_mismatch(self, welcome: Welcome) -> str | None:
+        newest = self._connection.newest
+        if welcome.file != self._file:
+            self._mismatch = OTHER_FILE
+        elif welcome.position < newest:
+            self._mismatch = (
+                f"the log has lost events that were recorded: it ends at position {welcome.position}, and this process"
+                f" knows of position {newest}: stop the service and restore a copy"
+            )
+        else:
+            self._mismatch = None
+        return self._mismatch
+
     def _on_reconnected(self) -> None:
         if not self._connection.listeners:
             return
@@ -295,6 +318,16 @@ class RemoteLog(SqliteQueries):
                 continue
             if headers:
                 self._connection.listeners.on_appended(headers)
+
+
+def _check_file(database: Path, of_writer: tuple[int, int] | None) -> None:
+    """Raises LogUnusable."""
+    try:
+        file = identity(database)
+    except OSError as error:
+        raise LogUnusable(f"database {database} cannot be opened: {error.strerror}") from error
+    if file != of_writer:
+        raise LogUnusable(OTHER_FILE)
 
 
 def _select_missed(after: int, connection: sqlite3.Connection) -> list[EventHeader]:

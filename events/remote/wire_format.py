@@ -61,11 +61,15 @@ class Hello(Struct, frozen=True, array_like=True):
 
 
 class Welcome(Struct, frozen=True, array_like=True):
-    """The answer: the protocol number that both use from now on, or a refusal, after which the writer hangs up."""
+    """The answer: the protocol number that both use from now on, or a refusal, after which the writer hangs up. `file`
+    is the identity (device, inode) of the database's file, and `position` the head of the log.
+    """
 
     protocol: int
     program: str
     refusal: str | None = None
+    file: tuple[int, int] | None = None
+    position: int = 0
 
 
 class Appends(Struct, frozen=True, array_like=True, gc=False):

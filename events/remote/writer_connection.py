@@ -62,6 +62,8 @@ class WriterConnection:
 
     def __init__(self, address: str, options: LogOptions, observe: LogObserver, name: str, program: str) -> None:
         self.status = Status()
+        self.file: tuple[int, int] | None = None  # of the writer, as Welcome has it
+        self.find_mismatch: Callable[[Welcome], str | None] = lambda _: None  # why a connection must not be used
         self.newest = 0  # a position up to which `listeners` were told of everything that all are told of
         self.listeners = AppendListeners()
         self.on_connected: list[Callable[[], None]] = []
@@ -205,11 +207,13 @@ class WriterConnection:
                     protocol.close()
             await asyncio.sleep(next(delays))
 
-    def welcomed(self, welcome: Welcome, transport: asyncio.Transport) -> None:
+    def welcomed(self, welcome: Welcome, transport: asyncio.Transport) -> bool:
         """As Receiver.welcomed."""
-        if welcome.refusal is not None:
-            self._reason = welcome.refusal
-            return
+        refusal = welcome.refusal or self.find_mismatch(welcome)
+        if refusal is not None:
+            self._reason = refusal
+            return False
+        self.file = welcome.file
         self._transport = transport
         self._is_lost.clear()
         self._has_answered = False
@@ -219,6 +223,7 @@ class WriterConnection:
         self._flush()
         for on_connected in self.on_connected:
             on_connected()
+        return True
 
     def lost(self) -> None:
         """As Receiver.lost."""

@@ -14,8 +14,8 @@ _welcome = msgspec.msgpack.Decoder(Welcome)
 class Receiver(Protocol):
     """What receives the frames: implemented by WriterConnection."""
 
-    def welcomed(self, welcome: Welcome, transport: asyncio.Transport) -> None:
-        """The writer has answered the hello."""
+    def welcomed(self, welcome: Welcome, transport: asyncio.Transport) -> bool:
+        """The writer has answered the hello. Returns whether the connection is to be used."""
         ...
 
     def received(self, kind: int, content: memoryview) -> None:
@@ -54,10 +54,13 @@ class WriterProtocol(asyncio.Protocol):
                     self._connection.received(kind, content)
                 elif self._transport is not None:
                     welcome = _welcome.decode(content)
-                    self.welcomed.set_result(welcome.refusal is None)
-                    self._connection.welcomed(welcome, self._transport)
-            return
-        self.close()  # what it sends cannot be understood
+                    is_used = self._connection.welcomed(welcome, self._transport)
+                    self.welcomed.set_result(is_used)
+                    if not is_used:
+                        break
+            else:
+                return
+        self.close()  # what it sends cannot be understood, or is not wanted
 
     def send(self, data: bytes) -> None:
         if self._transport is not None:

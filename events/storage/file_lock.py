@@ -24,6 +24,12 @@ def unlock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """Of the file that `path` names: its device and inode. Raises OSError."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def is_at(descriptor: int, path: Path) -> bool:
     """Whether `path` names the open file: it may have been deleted or replaced."""
     try:

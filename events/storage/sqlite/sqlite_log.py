@@ -16,6 +16,7 @@ from events.record import Head, Metadata, RecordedEvent, StreamVersion
 from events.storage.append_batch import AppendContext, buffered_random_bytes, erasure, now_us, prepare
 from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
+from events.storage.file_lock import identity
 from events.storage.group_commit import GroupCommit, HeadNotifier
 from events.storage.incomplete_log import WritingCommand
 from events.storage.media_sweeper import MediaSweeper
@@ -32,7 +33,8 @@ from events.storage.sqlite.sqlite_schema import check_format, connect_reader, re
 class WriteSide:
     """What only a log that may write has: the locks, the store and the writer's task. Made by `open`."""
 
-    def __init__(self, lock: DatabaseLock, store: SqliteBatchStore, writer: GroupCommit) -> None:
+    def __init__(self, lock: DatabaseLock, store: SqliteBatchStore, writer: GroupCommit, file: tuple[int, int]) -> None:
+        self.file = file  # identity of the database's file
         self.store = store
         self.writer = writer
         self._lock = lock
@@ -53,7 +55,8 @@ class WriteSide:
             await asyncio.to_thread(lock.acquire)
             store.on_files_lost = observe.files_lost
             await store.open(lock.database_descriptor)
-            return cls(lock, store, GroupCommit(store, options, observe))
+            file = await asyncio.to_thread(identity, database)
+            return cls(lock, store, GroupCommit(store, options, observe), file)
         except BaseException:
             try:
                 await store.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from events.errors import LogBusy, LogUnavailable, LogUnusable, OutcomeUnknown
+from events.errors import LogBusy, LogStopped, LogUnavailable, LogUnusable, OutcomeUnknown
 from events.options import LogOptions
 from events.record import EventHeader, Head
 from events.remote import head_follower, remote_client, writer_connection
@@ -31,8 +31,6 @@ from tests.support.programs.cutting_proxy import NEVER, Cut, CuttingProxy
 
 SHORT_TIMEOUTS = LogOptions(busy_timeout_s=0.2, erase_wait_s=0.1)
 GIVE_UP_S = 20.0
-GREETING = frame(Kind.WELCOME, Welcome(PROTOCOL, "unknown")) + frame(Kind.STATUS, Status())
-FIRST_ANSWER_LOST: Cut = (NEVER[0], len(GREETING) + 1)
 
 
 @pytest.fixture
@@ -53,6 +51,13 @@ async def connected_over(service: LogService, *cuts: Cut) -> AsyncIterator[tuple
         await log.close()
     finally:
         await proxy.stop()
+
+
+def first_answer_lost(service: LogService) -> Cut:
+    """What the first append is answered with is cut off, after the greeting."""
+    assert service.server is not None
+    greeting = frame(Kind.WELCOME, service.server.welcome(PROTOCOL)) + frame(Kind.STATUS, Status())
+    return NEVER[0], len(greeting) + 1
 
 
 class Heard:
@@ -116,7 +121,7 @@ async def test_without_a_writer_callers_wait_and_are_told_what_is_known(service:
 
 async def test_an_append_whose_answer_is_lost_with_the_writer_is_of_unknown_outcome(service: LogService) -> None:
     await service.start()
-    proxy = CuttingProxy(service.address, chain([FIRST_ANSWER_LOST], repeat((0, 0))))
+    proxy = CuttingProxy(service.address, chain([first_answer_lost(service)], repeat((0, 0))))
     await proxy.start()
     log = await RemoteLog.open(service.path, proxy.address, service.positions, SHORT_TIMEOUTS)
     with pytest.raises(OutcomeUnknown):
@@ -167,7 +172,8 @@ async def test_a_later_program_is_answered_in_the_protocol_of_the_writer(service
         await loop.sock_sendall(raw, frame(Kind.HELLO, [PROTOCOL + 3, 1, "name", "9.9", "of a later program"]))
         ((kind, content), *_) = FrameReader().feed(await loop.sock_recv(raw, 65_536))
     assert kind == Kind.WELCOME
-    assert msgspec.msgpack.decode(content, type=Welcome) == Welcome(PROTOCOL, "unknown")
+    welcome = msgspec.msgpack.decode(content, type=Welcome)
+    assert (welcome.protocol, welcome.program, welcome.refusal) == (PROTOCOL, "unknown", None)
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_disturbs_nobody(
@@ -391,7 +397,7 @@ async def test_appends_at_which_the_writer_ends_each_time_are_given_up_and_other
 
 async def test_appends_in_doubt_are_not_refused_for_a_full_queue(service: LogService) -> None:
     await service.start(LogOptions(append_queue_max=1))
-    async with connected_over(service, FIRST_ANSWER_LOST) as (log, _):
+    async with connected_over(service, first_answer_lost(service)) as (log, _):
         await asyncio.gather(*(fill(log, str(number), "x") for number in range(5)))
 
 
@@ -403,7 +409,7 @@ async def test_an_append_in_doubt_that_cannot_be_searched_for_is_answered(
 
     monkeypatch.setattr(AppendServer, "find", fail)
     await service.start()
-    async with connected_over(service, FIRST_ANSWER_LOST) as (log, _):
+    async with connected_over(service, first_answer_lost(service)) as (log, _):
         async with asyncio.timeout(GIVE_UP_S):
             with pytest.raises(OutcomeUnknown, match="of a bug"):
                 await log.append("a", 0, [posted("x")], ASKED)
@@ -485,6 +491,47 @@ async def test_events_of_a_batch_that_failed_after_its_commit_are_reported_too(
             await client.append("a", 0, [deleted()], ASKED)
     await heard.next()
     assert [one.stream_id for one in heard.headers] == ["a"]
+
+
+async def test_nothing_is_appended_through_a_writer_of_another_file(service: LogService, tmp_path: Path) -> None:
+    await service.start()
+    log, path = await service.connect(SHORT_TIMEOUTS), service.path
+    await fill(log, "a", "1")
+    await service.stop()
+    service.path = tmp_path / "other.db"
+    await service.start()
+    with pytest.raises(LogUnavailable, match="another file"):
+        await log.append("a", 1, [posted("2")], ASKED)
+    assert "another file" in str(log.damage)
+    with pytest.raises(LogStopped, match="another file"):
+        await log.append("a", 1, [posted("2")], ASKED)
+    assert service.log is not None
+    assert service.log.head().position == 0
+    service.path = path
+    with pytest.raises(LogUnusable, match="another file"):
+        await service.connect(SHORT_TIMEOUTS)
+    await service.stop()
+    await service.start()
+    async with asyncio.timeout(GIVE_UP_S):
+        while log.damage is not None:
+            await asyncio.sleep(0.01)
+    await log.append("a", 1, [posted("2")], ASKED)
+
+
+async def test_a_writer_whose_log_has_lost_events_is_not_used(service: LogService) -> None:
+    await service.start()
+    log = await service.connect(SHORT_TIMEOUTS)
+    await fill(log, "a", "1")
+    await service.stop()
+    copy = service.path.read_bytes()
+    await service.start()
+    await log.append("a", 1, [posted("2")], ASKED)
+    await service.stop()
+    service.path.write_bytes(copy)
+    await service.start()
+    with pytest.raises(LogUnavailable, match=r"ends at position 1, .* position 2"):
+        await log.append("b", 0, [posted("3")], ASKED)
+    assert "lost events" in str(log.damage)
 
 
 def test_the_example_in_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:
