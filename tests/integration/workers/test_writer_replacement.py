@@ -1,14 +1,16 @@
-"""A writer process that ends while its successor is being loaded."""
+"""Writer processes that end while they are replaced."""
 
 import asyncio
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatbot.config.loader import load
 from chatbot.workers.shared_resources import SharedResources
@@ -19,7 +21,7 @@ from tests.support.worker_processes import until
 
 pytestmark = pytest.mark.real_part
 
-# Opens nothing. As a successor it is loaded only once it may be.
+# Opens nothing. As a successor it is loaded only once it may be. It ends instead of opening as often as a file says.
 WRITER = """
 import json, os, pathlib, socket, sys, time
 told = json.loads(os.environ["WORKER_INHERITANCE"])
@@ -30,10 +32,31 @@ master.write(b'{"loaded": true}\\n')
 while line := master.readline():
     order = json.loads(line)
     if order.get("open"):
+        faults = pathlib.Path(sys.argv[1] + "-faults")
+        if faults.exists() and (left := int(faults.read_text())):
+            faults.write_text(str(left - 1))
+            master.write(b'{"fault": "the disk is full"}\\n')
+            sys.exit(3)
         master.write(b'{"ready": true, "version": ""}\\n')
     if order.get("drain"):
         break
 """
+
+
+@asynccontextmanager
+async def supervising(folder: Path) -> AsyncIterator[WriterSupervisor]:
+    """A supervisor of such writers, of which one serves."""
+    settings = load({}, environment=environment(folder, "http://127.0.0.1:1"), folder=ROOT).settings
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", WRITER, str(folder / "go")]
+        supervisor = WriterSupervisor(command, SharedResources(settings, stack), 60.0, _ignore)
+        running = asyncio.create_task(supervisor.run())
+        try:
+            await until(lambda: supervisor.is_serving)
+            yield supervisor
+        finally:
+            await supervisor.end()
+            await asyncio.wait([running])
 
 
 async def test_the_successor_serves_if_the_writer_ends_before_it(
@@ -50,12 +73,7 @@ async def test_the_successor_serves_if_the_writer_ends_before_it(
         return started[-1]
 
     monkeypatch.setattr(WriterProcess, "start", start)
-    settings = load({}, environment=environment(tmp_path, "http://127.0.0.1:1"), folder=ROOT).settings
-    with ExitStack() as stack:
-        shared = SharedResources(settings, stack)
-        supervisor = WriterSupervisor([sys.executable, "-c", WRITER, str(tmp_path / "go")], shared, 60.0, _ignore)
-        running = asyncio.create_task(supervisor.run())
-        await until(lambda: supervisor.is_serving)
+    async with supervising(tmp_path) as supervisor:
         replacing = asyncio.create_task(supervisor.replace())
         await until(lambda: len(started) == 2)
         os.kill(started[0].pid, signal.SIGKILL)
@@ -68,8 +86,24 @@ async def test_the_successor_serves_if_the_writer_ends_before_it(
             assert supervisor.is_serving
             assert await supervisor.replace()
         assert len(started) == 4
-        await supervisor.end()
-        await asyncio.wait([running])
+
+
+async def test_a_successor_that_cannot_open_the_log_is_an_outage_that_is_told_and_ends_by_itself(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "go").touch()
+    async with supervising(tmp_path) as supervisor:
+        (tmp_path / "go-faults").write_text("3")
+        with capture_logs() as logged:
+            assert not await supervisor.replace()
+            await until(lambda: supervisor.fault == "the disk is full")
+            await until(lambda: supervisor.is_serving)
+        assert [(line["log_level"], line["reason"]) for line in logged if line["event"] == "writer.lost"] == [
+            ("critical", "the disk is full")
+        ]
+        assert supervisor.restarts == 3
+        assert supervisor.exit_code is None
+        assert await supervisor.replace()
 
 
 def _ignore() -> None: ...

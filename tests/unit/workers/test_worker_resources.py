@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from chatbot.config.loader import load
+from chatbot.config.settings import Settings
 from chatbot.workers.connection_counts import ConnectionCounts, FairShare, create_counts_file
 from chatbot.workers.control_channel import ControlChannel, ControlMessage, open_channel, send
 from chatbot.workers.inherited_fds import InheritedFds, WriterFds, take_inherited_fds
@@ -22,6 +23,8 @@ from chatbot.workers.server_sockets import CannotListen, bind_sockets, service_u
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker import Worker
 from chatbot.workers.writer_supervisor import CHECKS
+from chatbot.writer.database_check import check_same_database
+from events.errors import LogUnusable
 from tests.support.service import ROOT, environment
 
 
@@ -190,3 +193,23 @@ def test_a_writer_that_hangs_is_killed_in_half_the_time_for_which_requests_wait_
     settings = load({}, environment=environment(tmp_path, "http://127.0.0.1:1"), folder=ROOT).settings
     found_s = settings.server.writer_silent_s * (CHECKS + 1) / CHECKS
     assert found_s <= settings.database.busy_timeout_s / 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"DATABASE_URL": "/elsewhere/chatbot.db"},
+        {"DATABASE_URL": "postgresql://user:hidden@nowhere/chatbot"},
+        {"CHATBOT_DATABASE_PROJECTIONS_PATH": "others.db"},
+    ],
+)
+def test_a_process_with_settings_of_another_database_is_refused(tmp_path: Path, changed: dict[str, str]) -> None:
+    def loaded(**settings: str) -> Settings:
+        return load({}, environment=environment(tmp_path, "http://127.0.0.1:1", **settings), folder=ROOT).settings
+
+    first = loaded()
+    fds = WriterFds("/run/writer.sock", 8, 9, *first.database.files, silent_s=2)
+    check_same_database(first, fds)
+    with pytest.raises(LogUnusable, match="restart the service") as refused:
+        check_same_database(loaded(**changed), fds)
+    assert "hidden" not in str(refused.value)
