@@ -79,6 +79,7 @@ def sound() -> DrillRecord:
         operation("read", 1.3, 1.35, session_id=FORK, version=2, messages=[user, {**reply, **whole}]),
         operation("create", 1.55, 1.65, session_id=OLD, version=1, status=201, key="k7"),
         operation("read", 3.7, 3.8, session_id=OLD, status=404, problem="session-expired", told_s=None),
+        operation("follow", 9.0, 9.1, secret="key#1", status=401, told_s=None, heard_s=9.1),
         operation("key_add", 1.35, 1.45, session_id="", grants="key#1"),
         operation("try", 1.46, 1.47, session_id="", secret="key#1"),
         operation("follow", 1.46, 1.9, heard_s=1.8, secret="key#1"),

@@ -48,11 +48,11 @@ class ReplyHistory(Struct):
         return "queued" if self._last(self.owed, version) > self._last(self.started, version) else "streaming"
 
     def text_at(self, version: int) -> str:
-        """What is on record of it at `version`."""
+        """What is on record of it at `version`: nothing while it waits for another attempt."""
         end = self.end_at(version)
         if end is not None:
             return str((end.data or {}).get("content", ""))
-        begun = self._last(self.started, version)
+        begun = max(self._last(self.owed, version), self._last(self.started, version))
         parts = [one for one in self.progressed if begun < one.version <= version]
         return "".join((one.data or {})["text"] for one in parts)
 
