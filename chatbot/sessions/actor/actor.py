@@ -56,6 +56,7 @@ from projections.errors import ProjectionError
 
 STATELESS_IDLE_S = 1.0  # as sessions.idle_timeout_s, of requests without a conversation: for retries of their clients
 BEGUN_EVENTS_MAX = 100  # of a session, newest first: only copied texts follow the event that begins its erasure
+NOT_FOUND = (rejections.UnknownMessage, rejections.UnknownReply, rejections.MessageNotFound)  # in the projections
 COPY_INLINE_TEXTS_MAX = 2_000  # texts that are copied to forks before DELETE is answered: a fifth of a second
 
 
@@ -166,6 +167,11 @@ class Actor:
         command = envelope.command
         try:
             return await retry_on_conflict(self._ports.timer, partial(self._handle_once, envelope))
+        except NOT_FOUND:
+            if self._ports.log.is_shared:  # the projections may be ahead of the state: perhaps the session is deleted
+                await self._stream.catch_up()
+                self._stream.check(command, envelope)
+            raise
         finally:
             if isinstance(command, PostMessage | Regenerate | PostTranscript):
                 self._ports.limiter.cancel(command.reply_id)

@@ -39,8 +39,12 @@ class ReplyCloser:
             return None if open_reply is None else await self._cancel_remote(envelope, command, open_reply)
         await task.stop()
         ended = with_idempotency_key(task.build_early_end(ReplyCancelled, command.cause), command.idempotency_key)
-        end = EndReply(ended, started=task.reply.version)
-        return await self._stream.record_end(envelope, end) or task.reply
+        reply = await self._stream.record_end(envelope, EndReply(ended, started=task.reply.version))
+        if reply is not None:
+            return reply
+        # Another node has ended this attempt: perhaps a later attempt was cancelled.
+        started = OpenReply(task.reply.reply_id, task.reply.message_id, task.reply.version)
+        return await recorded_remote_reply(self._ports, self._session_id, started, envelope.caller) or task.reply
 
     async def _cancel_queued(self, envelope: Envelope, command: CancelReply, pending: PendingReply) -> Reply | None:
         """End a reply that has not started; a node that owes it learns that from the log."""
@@ -95,18 +99,21 @@ class ReplyCloser:
 
 
 async def recorded_remote_reply(ports: Ports, session_id: str, open_reply: OpenReply, caller: Caller) -> Reply | None:
-    """The reply with its recorded end; None if it has not ended, or the end is erased. Raises LogUnavailable."""
+    """The reply with the end of its last attempt since `open_reply`, as the reply may have been requested once more.
+
+    None if it has not ended, or the end is erased. Raises LogUnavailable.
+    """
     started_at_us, page_max = 0, ports.limits.read_page_max
+    ended: Reply | None = None
     async for page in read_pages(ports.log, session_id, after=open_reply.version - 1, page_max=page_max):
         for recorded in page:
             event = recorded.event
             if isinstance(event, ReplyStarted) and event.reply_id == open_reply.reply_id:
                 started_at_us = recorded.recorded_at_us
             if isinstance(event, ReplyEnded) and event.reply_id == open_reply.reply_id:
-                reply = Reply(open_reply.message_id, open_reply.reply_id, Parameters(), caller)
-                reply.end(recorded_outcome(event, recorded, started_at_us))
-                return reply
-    return None
+                ended = Reply(open_reply.message_id, open_reply.reply_id, Parameters(), caller)
+                ended.end(recorded_outcome(event, recorded, started_at_us))
+    return ended
 
 
 def _running_ids(task: ReplyTask | None, open_reply: OpenReply | None) -> set[str]:

@@ -1,7 +1,7 @@
 """What goes wrong though all nodes live: an answer of the database that never came, a cancel that comes too late."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from chatbot.api.server.shutdown import hand_over
 from chatbot.nodes.node_id import format_node_id, parse_node_id
 from chatbot.sessions.actor.mailbox import Envelope
 from chatbot.sessions.actor.reply_closing import ReplyCloser
-from events.catalogue import Event, MessagePosted, Parameters, ReplyStarted
+from chatbot.sessions.domain.commands import SERVICE, InterruptReplies
+from events.catalogue import Event, MessagePosted, Parameters, ReplyInterrupted, ReplyRequested, ReplyStarted
 from events.errors import LogUnavailable, OutcomeUnknown
 from events.record import Head, Metadata, RecordedEvent
 from tests.support.model.model_server import ModelServer
@@ -258,3 +259,83 @@ async def test_a_reply_that_another_node_has_cancelled_keeps_its_text_though_the
         async with asyncio.timeout(5):
             told = await running
         assert (told["status"], told["content"]) == ("cancelled", "some text")
+
+
+async def test_a_cancel_that_meets_the_next_attempt_at_a_reply_answers_what_it_has_recorded(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrying = {"CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "1"}
+    async with nodes(tmp_path, await postgres.schema(), model.url, **retrying) as (first, second):
+        session_id = await first.session()
+        model.script(pieces=("a",), hold_after=1)
+        running = asyncio.create_task(first.client.post("/api/chat", json={"session_id": session_id, "message": "hi"}))
+        await model.wait_requests()
+
+        async def unreachable(*_: Any) -> bool:
+            await first.services.supervisor.ask(session_id, InterruptReplies(), SERVICE)
+            return False
+
+        monkeypatch.setattr(second.services.cluster, "cancel", unreachable)
+        answer = await second.client.post(f"/api/sessions/{session_id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
+        assert [one.type for one in await second.services.log.read(session_id, after=3, limit=100)] == [
+            "reply_interrupted",
+            "reply_requested",
+            "reply_cancelled",
+        ]
+        await running
+
+
+async def test_a_cancel_of_an_attempt_that_another_node_has_ended_answers_what_it_has_recorded(
+    pair: list[Running], model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    model.script(pieces=("a",), hold_after=1)
+    running = asyncio.create_task(first.client.post("/api/chat", json={"session_id": session_id, "message": "hi"}))
+    await model.wait_requests()
+    (reply,) = first.services.supervisor.replies(session_id).values()
+    append = first.services.log.append
+
+    async def too_late(*asked: Any) -> tuple[RecordedEvent, ...]:
+        monkeypatch.undo()
+        ended = ReplyInterrupted(reply.reply_id, "", "crash")
+        again = ReplyRequested(reply.reply_id, reply.message_id, Parameters(), 2, node=second.services.cluster.name)
+        await second.services.log.append(session_id, 3, (ended, again), Metadata())
+        return await append(*asked)
+
+    monkeypatch.setattr(first.services.log, "append", too_late)
+    answer = await first.client.post(f"/api/sessions/{session_id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
+    assert (await first.services.log.read(session_id, after=5, limit=100))[-1].type == "reply_cancelled"
+    await running
+
+
+async def test_a_message_is_not_unknown_but_deleted_in_a_session_that_another_node_has_just_deleted(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, await postgres.schema(), model.url, MAX_CONTEXT_MESSAGES="2") as (first, second):
+        runner = second.services.runner
+        for asked in ("chat", "regenerate", "fork"):
+            session_id = await first.session()
+            oldest = (await first.chat(session_id, "one"))["message_id"]
+            for text in ("two", "three"):  # then an actor that is activated finds the oldest messages in projections
+                await first.chat(session_id, text)
+            wait_for = runner.wait_for
+            await wait_for((await second.services.log.latest()).position)
+
+            async def behind(
+                position: int, session_id: str = session_id, wait_for: Callable[[int], Awaitable[None]] = wait_for
+            ) -> None:
+                """The session is deleted, and the projections know it, after its actor has last read the log."""
+                await wait_for(position)
+                monkeypatch.undo()
+                assert (await first.client.delete(f"/api/sessions/{session_id}")).status_code == 204
+                await wait_for((await second.services.log.latest()).position)
+
+            monkeypatch.setattr(runner, "wait_for", behind)
+            path, body = f"/api/sessions/{session_id}/{asked}", {"message_id": oldest}
+            if asked == "chat":
+                path, body = "/api/chat", {"session_id": session_id, "message": "four", "parent_id": oldest}
+            answer = await second.client.post(path, json=body, headers={"Idempotency-Key": asked})
+            assert (answer.status_code, answer.json()["type"]) == (404, "/problems/session-deleted"), answer.text
