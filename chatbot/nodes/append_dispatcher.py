@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
+
 from chatbot.nodes.orphan_reaper import OrphanReaper
 from chatbot.nodes.reply_mirrors import ReplyMirrors
 from chatbot.sessions.ports import LiveSessions, Ports
 from events.catalogue import CONTENT_REMOVING_TYPES
-from events.errors import LogError, LogUnavailable, UnknownEvent
+from events.errors import LogDamaged, LogError, LogUnavailable, UnknownEvent
 from events.paging import read_pages
 from events.record import EventHeader, RecordedEvent
 
@@ -16,6 +18,7 @@ PAGE = 64  # events of one stream read at once
 NEWEST = 16  # events read of a stream of which no version is known here: the start of a reply may be among them
 READ_INTERVAL_S = 0.003  # between two reads: no delay after a pause, and under load many commits in one read
 RETRY_S = 0.5  # after the log could not be read
+UNREADABLE = UnknownEvent, LogDamaged, msgspec.DecodeError, UnicodeError  # an event that no retry makes readable
 
 
 class AppendDispatcher:
@@ -111,17 +114,16 @@ class AppendDispatcher:
                 self._advance(one.stream_id, one.version)
 
     async def _read_behind(self) -> None:
-        """Raises as _read_pending; a stream is then still behind."""
+        """Raises as _read_pending; a stream is then still behind, after the others: it must not hold them up."""
         for stream_id in list(self._behind):
-            version = self._behind[stream_id]
+            version = self._behind.pop(stream_id)
             try:
                 await self._read_stream(stream_id, version)
-            except UnknownEvent:
+            except UNREADABLE:
                 self._advance(stream_id, version)
-            if self._behind[stream_id] == version:
-                del self._behind[stream_id]
-            else:
-                self._wake.set()  # it has grown meanwhile
+            except BaseException:
+                self._behind[stream_id] = max(version, self._behind.pop(stream_id, 0))
+                raise
 
     async def _read_stream(self, stream_id: str, version: int) -> None:
         """Deliver what readers and mirrors of the stream lack, up to `version` at least. Raises LogError."""
@@ -145,23 +147,23 @@ class AppendDispatcher:
         self._mirrors.on_remote_append(recorded)
 
     def _advance(self, stream_id: str, version: int) -> None:
-        """Readers find the event in the log themselves, and learn that this node does not know its type."""
+        """Readers find the event in the log themselves, and learn that this node cannot read it."""
         if channel := self._ports.feeds.find(stream_id):
             channel.advance_to(version)
 
     async def _read(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
-        """The events, except those of types that this program does not know: they must not block other sessions."""
+        """The events, except those that this program cannot read: they must not block other sessions."""
         found: dict[int, RecordedEvent] = {}
-        unknown = 0
+        unreadable = 0
         try:
             found = await self._ports.log.read_at(positions)
-        except UnknownEvent:
+        except UNREADABLE:
             for position in positions:
                 try:
                     found |= await self._ports.log.read_at([position])
-                except UnknownEvent:
-                    unknown += 1
-        if len(found) + unknown < len(set(positions)):
+                except UNREADABLE:
+                    unreadable += 1
+        if len(found) + unreadable < len(set(positions)):
             raise LogUnavailable("the log announced events that it does not have")
         return found
 

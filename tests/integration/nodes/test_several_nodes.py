@@ -281,7 +281,7 @@ async def test_an_auditor_finds_at_one_node_what_another_has_just_recorded(
             assert stream.status_code == 200
         await first.session()
         found = await second.client.get("/api/events", params={"type": "session_created"})
-        assert found.text.count('"type":"session_created"') == 2
+        assert len(found.text.splitlines()) == 2 + 1  # events, and the end of the page
         await first.session()
         assert (await second.client.get("/api/audit/head")).json()["position"] == newest + 2
         await first.session()

@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 import structlog
 
@@ -18,7 +19,7 @@ from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.ports import Ports
 from events.catalogue import ContentErased, MetadataChanged, SessionCreated
-from events.errors import UnknownEvent
+from events.errors import LogUnavailable, UnknownEvent
 from events.record import RecordedEvent
 from tests.support.log.memory_log import MemoryLog
 
@@ -125,6 +126,41 @@ async def test_an_event_that_is_not_known_holds_up_no_reader_of_another_session(
         running.cancel()
         assert [one.version for one in other.after(1) or ()] == [2]
         assert (odd.latest, odd.after(1)) == (2, None), "its readers are to look into the log"
+
+
+class Faulty(MemoryLog):
+    """Cannot read the stream `a`. Reports no event, only how far streams are, as after many events."""
+
+    fault: Exception
+
+    async def read(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
+    ) -> list[RecordedEvent]:
+        if stream_id == "a":
+            raise self.fault
+        return await super().read(stream_id, after=after, limit=limit)
+
+
+@pytest.mark.parametrize("fault", [msgspec.DecodeError("damaged"), LogUnavailable("not now")])
+async def test_a_stream_that_cannot_be_read_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    log, feeds = Faulty(), ChannelRegistry()
+    log.fault = fault
+    running = following(log, feeds)
+    await asyncio.sleep(0)
+    with feeds.open("a") as faulty, feeds.open("b") as other:
+        faulty.advance_to(1)
+        other.advance_to(1)
+        log.held.clear()
+        for stream_id in ("a", "b"):
+            log.record(stream_id, SessionCreated(None, {}, 60), MetadataChanged({}, "x"))
+            log.listeners.on_held(stream_id, 2)
+        async with asyncio.timeout(10):
+            while other.latest < 2 or (faulty.latest < 2 and not isinstance(fault, LogUnavailable)):
+                await asyncio.sleep(0.005)
+        running.cancel()
 
 
 async def test_readers_hear_of_an_erasure_also_where_its_version_is_known_already() -> None:
