@@ -23,6 +23,7 @@ class LogObserver(Protocol):
     def warned(self, subject: str, reason: str) -> None:
         """An operator should know; called once for each reason. `erasure_waits`: erased content cannot leave the
         store's pages for now. `nodes_outdated`: events were refused, as another process over the log cannot read them.
+        `notifications_lost`: this process is not told what others record, and looks itself.
         """
 
     def files_lost(self, reason: str) -> None:

@@ -56,7 +56,9 @@ class PostgresLog(PostgresQueries):
             self._registry = NodeRegistry(self._pool, version)
             self._gate = EventTypeGate(self._registry, observe)
         self._store = PostgresBatchStore(database, self._head, self._vacuum)
-        self._notifications = AppendNotifications(database, self._head)
+        self._notifications = AppendNotifications(
+            database, self._pool, self._head, partial(observe.warned, "notifications_lost")
+        )
         self._writer: GroupCommit | None = None
         self._closed: asyncio.Task[None] | None = None
         self.media = PostgresMedia(database, self._pool, self._head, self._vacuum, self._clock)

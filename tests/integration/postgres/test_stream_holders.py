@@ -1,12 +1,14 @@
 """Which notifications PostgreSQL sends to whom, and that holders miss nothing where one is lost."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import asyncpg
 import pytest
 
 from events.catalogue import HOLDS, HoldAdded
+from events.log_observer import NoObserver
 from events.record import EventHeader
 from events.storage.postgres import append_notifications
 from events.storage.postgres.postgres_log import PostgresLog
@@ -133,6 +135,7 @@ async def test_what_is_appended_while_the_connection_is_lost_is_reported_afterwa
     logs: tuple[PostgresLog, PostgresLog], plain: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(append_notifications, "RETRY_S", 0.01)
+    monkeypatch.setattr(append_notifications, "MISSED_SPAN", 2)
     told = Told(logs[1], "a")
     await until(lambda: told.held == [("a", 0)])
     ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%events_hold_1%' AND pid <> $1"
@@ -159,3 +162,91 @@ async def test_a_process_that_ends_holds_nothing(url: str, plain: asyncpg.Connec
     await until(lambda: bool(told.held))
     await log.close()
     assert await plain.fetchval(f"SELECT count(*) FROM {NAME} WHERE stream_id = 'ended''s'") == 0
+
+
+async def test_what_the_full_queue_dropped_before_the_last_look_is_found_by_one_more(
+    logs: tuple[PostgresLog, PostgresLog], plain: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append_notifications, "POLL_S", 0.2)
+    monkeypatch.setattr(append_notifications, "QUEUE_FULL", -1.0)
+    told = Told(logs[1], "a")
+    await until(lambda: told.held == [("a", 0)])
+    await plain.execute("SET chatbot.tells = 'on'")  # nothing is notified
+    await plain.execute(APPEND, "b", 1, "session_deleted")
+    await until(lambda: told.version("b") == 1)
+    await plain.execute(APPEND, "b", 2, "session_deleted")
+    monkeypatch.setattr(append_notifications, "QUEUE_FULL", 1.0)
+    await until(lambda: told.version("b") == 2)
+
+
+@pytest.fixture
+async def role(url: str, postgres: PostgresServer) -> str:
+    """A role that may use the schema and create in it."""
+    name = f"r{uuid.uuid4().hex[:12]}"
+    await postgres.execute(
+        f"CREATE ROLE {name} LOGIN", f"GRANT USAGE, CREATE ON SCHEMA {schema_of(url)} TO {name}", url=url
+    )
+    return name
+
+
+def schema_of(url: str) -> str:
+    return url.partition("search_path=")[2]
+
+
+async def test_a_role_of_an_older_program_appends_and_holders_are_told(
+    logs: tuple[PostgresLog, PostgresLog], role: str, url: str, plain: asyncpg.Connection
+) -> None:
+    told = Told(logs[1], "a")
+    await until(lambda: told.held == [("a", 0)])
+    await plain.execute(f"GRANT SELECT, INSERT, UPDATE ON events TO {role}")
+    older = await asyncpg.connect(url.replace("postgres@", f"{role}@"))
+    await older.execute(APPEND, "a", 1, "x")
+    await until(lambda: told.headers == [EventHeader(1, "a", 1, "x")])
+    await older.close()
+
+
+class Warnings(NoObserver):
+    """Remembers the subjects of warnings."""
+
+    def __init__(self) -> None:
+        self.subjects: list[str] = []
+
+    def warned(self, subject: str, reason: str) -> None:
+        self.subjects.append(subject)
+
+
+async def test_without_a_connection_that_listens_it_is_looked_over_those_for_reading(
+    logs: tuple[PostgresLog, PostgresLog],
+    role: str,
+    url: str,
+    plain: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(append_notifications, "POLL_S", 0.05)
+    monkeypatch.setattr(append_notifications, "RETRY_S", 0.01)
+    observer = Warnings()
+    await plain.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema_of(url)} TO {role}")
+    for table in ("events", "media", "media_chunks", "media_references"):
+        await plain.execute(f"ALTER TABLE {table} OWNER TO {role}")
+    log = await PostgresLog.open(url.replace("postgres@", f"{role}@"), observe=observer)
+    try:
+        await log.read("a", limit=1)
+        told = Told(log, "a")
+        await until(lambda: told.held == [("a", 0)])
+        await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+        await plain.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+            " AND (query LIKE '%events_hold%' OR query LIKE '%unnest%')"
+        )
+        await until(lambda: observer.subjects == ["notifications_lost"])
+        await fill(logs[0], "a", "1")
+        await logs[0].append(HOLDS, 0, [HoldAdded("h", "a reason")], ASKED)
+        log.hold("b")
+        await until(lambda: told.version("a") == 1 and told.version(HOLDS) == 1 and ("b", 0) in told.held)
+        await plain.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+        told.held.clear()
+        await until(lambda: ("b", 0) in told.held)
+        await logs[0].append("b", 0, [posted("1")], ASKED)
+        await until(lambda: told.headers[-1].stream_id == "b")
+    finally:
+        await log.close()
