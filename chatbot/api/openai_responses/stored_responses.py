@@ -63,11 +63,11 @@ async def find_response(request: web.Request, session: Session, reply_id: str) -
 
 
 async def check_previous(request: web.Request, key: ResponseKey) -> None:
-    """Refuse to go on from a message that is no reply. Raises SessionNotFound, MessageNotFound."""
+    """Refuse to go on from what is no reply of the session. Raises SessionNotFound, MessageNotFound."""
     services = request.app[SERVICES]
     session = await services.session_queries.find_recorded(key.session_id, request[CALLER])
     row = await services.queries.message(session.no, key.reply_id)
-    if row is not None and row.role != "assistant":
+    if row is None or row.role != "assistant":
         raise MessageNotFound(key.reply_id)
 
 

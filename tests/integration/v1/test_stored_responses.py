@@ -108,12 +108,13 @@ async def test_items_have_the_same_status_in_a_response_and_in_its_conversation(
 async def test_only_after_a_reply_a_response_goes_on(service: Running) -> None:
     response = await respond(service)
     (item,) = await items_of(service, f"responses/{response['id']}/input_items")
-    question = response_of(response["id"][5:37], item)
-    assert (await service.client.get(f"/v1/responses/{question}")).status_code == 404
-    body = {"model": MODEL, "input": "Hi", "previous_response_id": question}
-    for path, fields in (("", {}), ("", {"store": False}), ("/input_tokens", {})):
-        answer = await service.client.post(f"/v1/responses{path}", json={**body, **fields})
-        assert answer.status_code == 404, answer.text
+    session = response["id"][5:37]
+    for no_reply in (response_of(session, item), f"resp_{session}{'0' * 32}"):
+        assert (await service.client.get(f"/v1/responses/{no_reply}")).status_code == 404
+        body = {"model": MODEL, "input": "Hi", "previous_response_id": no_reply}
+        for path, fields in (("", {}), ("", {"store": False}), ("/input_tokens", {})):
+            answer = await service.client.post(f"/v1/responses{path}", json={**body, **fields})
+            assert answer.status_code == 404, answer.text
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
