@@ -17,7 +17,7 @@ from chatbot.config.loader import Configuration
 from chatbot.config.settings import Settings
 from chatbot.llm.providers.embedded_process import EmbeddedMissing
 from chatbot.observability.log_writer import LogWriter
-from chatbot.observability.logging_setup import background_logging
+from chatbot.observability.logging_setup import background_logging, name_process
 from chatbot.observability.loop_lag import measure_loop_lag
 from chatbot.runtime.background_tasks import cancel_and_wait, run_in_background
 from chatbot.runtime.event_loop import loop_factory
@@ -78,6 +78,8 @@ async def serve_until_signal(
     stop = asyncio.Event()
     handle_stop_signals(stop, lambda: os._exit(ExitCode.INTERRUPTED), logger, hangup=inheritance is None)
     worker = None if inheritance is None else Worker(inheritance, stop)
+    if worker is not None:
+        name_process(worker=worker.slot)
     async with AsyncExitStack() as stack:
         # First, so that a port in use leaves no trace of a start.
         bound = worker.listeners if worker else bind_sockets(settings.server.host, settings.server.port)

@@ -9,15 +9,12 @@ from chatbot.llm.resilient_provider import ResilientProvider
 from chatbot.llm.servers.pooled_server import ServerOptions
 from chatbot.llm.servers.server_pool import ServerPool
 
-WORKERS_SHARE = 3 / 4  # of COALESCE_FROM_REPLIES for all workers: the share of each rises and falls around its mean
 COALESCE_FROM_REPLIES_MIN = 8  # of one worker: a common read of fewer saves next to nothing
 
 
 def coalesce_from_replies(workers: int) -> int:
     """The replies of one worker from which on its reads are coalesced: the cores carry those of the others, too."""
-    if workers == 1:
-        return COALESCE_FROM_REPLIES
-    return max(COALESCE_FROM_REPLIES_MIN, round(COALESCE_FROM_REPLIES * WORKERS_SHARE / workers))
+    return max(COALESCE_FROM_REPLIES_MIN, round(COALESCE_FROM_REPLIES / workers))
 
 
 def llm_options(settings: Settings) -> LlmOptions:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 
-import structlog
 from msgspec.structs import replace
 
 from chatbot.config.settings import Settings
@@ -25,7 +24,6 @@ class Worker:
         self.share = FairShare(ConnectionCounts(inheritance.connection_counts), self.slot)
         self.writer: WriterFds | None = inheritance.writer
         self.control = ControlChannel(inheritance.control, stop)
-        structlog.contextvars.bind_contextvars(worker=self.slot)
         # Only the master reloads, even if a terminal's hang-up reaches all processes.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from chatbot import __version__
 from chatbot.config.settings import Settings
 from chatbot.observability.log_writer import LogWriter
+from chatbot.observability.logging_setup import name_process
 from chatbot.observability.loop_lag import measure_loop_lag
 from chatbot.observability.metric_families import encode, families_of
 from chatbot.observability.metrics import LogMetrics, Metrics, ProjectionMetrics
@@ -64,7 +65,7 @@ class WriterService:
         if inheritance.writer is None:
             raise ValueError("the master has passed no socket for a writer")
         keep_private(inheritance)
-        structlog.contextvars.bind_contextvars(process="writer")
+        name_process(process="writer")
         self._settings = settings
         self._log_writer = log_writer
         self._fds: WriterFds = inheritance.writer

@@ -17,7 +17,7 @@ from chatbot.api.access.client_address import client_address
 from chatbot.api.server.connection_limits import BoundedProtocol
 from chatbot.config.settings import Settings
 from chatbot.observability.log_writer import LogWriter
-from chatbot.observability.logging_setup import writes_json
+from chatbot.observability.logging_setup import process_fields, writes_json
 from chatbot.runtime.clock import timestamp
 
 UNMATCHED = "unmatched"  # the route of requests that reach none, also in metrics
@@ -74,6 +74,8 @@ class AccessLog:
         self._level = logging.getLevelNamesMapping()[level.upper()]
         self._trusted_proxies = settings.server.trusted_proxies
         self._logger = logger
+        fields = _encode(process_fields())[1:-1].decode()
+        self._event = f"{EVENT},{fields}" if fields else EVENT
         self._json_writer = writer if writer is not None and writes_json(settings.logging.format, writer) else None
 
     def write_answered(self, request: web.BaseRequest, status: int, *, client_left: bool) -> None:
@@ -120,7 +122,7 @@ class AccessLog:
         if self._json_writer is None:
             self._logger.log(level, "request.served", **asdict(line))
             return
-        head = f'{{"timestamp":"{timestamp(time.time_ns() // 1000)}","level":"{LEVELS[level]}",{EVENT},'
+        head = f'{{"timestamp":"{timestamp(time.time_ns() // 1000)}","level":"{LEVELS[level]}",{self._event},'
         self._json_writer.write(f"{head}{_encode(line)[1:].decode()}\n")
 
 

@@ -110,7 +110,7 @@ class DatabaseSettings(Struct, frozen=True):
             ge=1,
             le=64,
             description="Connections (SQLite: a thread each) that read the log: one for short reads, the others for"
-            " long ones. PostgreSQL: a node has two more.",
+            " long ones. PostgreSQL: a process has six more.",
         ),
     ] = 2
     cache_kib: Annotated[int, Meta(ge=64, le=16_777_216, description="KiB of page cache for each connection.")] = 8192

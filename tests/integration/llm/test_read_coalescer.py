@@ -241,7 +241,7 @@ def test_reads_are_coalesced_from_a_number_of_replies_on_over_one_interval(monke
     assert waits == [0.03, 0.03]
 
 
-@pytest.mark.parametrize(("workers", "from_replies"), [(1, 64), (2, 24), (4, 12), (256, 8)])
+@pytest.mark.parametrize(("workers", "from_replies"), [(1, 48), (2, 24), (4, 12), (256, 8)])
 def test_workers_together_coalesce_from_about_as_many_replies_as_one_process(workers: int, from_replies: int) -> None:
     settings = Settings(server=ServerSettings(workers=workers))
     assert llm_options(settings).coalesce_from_replies == from_replies

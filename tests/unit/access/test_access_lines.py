@@ -12,6 +12,7 @@ from chatbot.api.access.access_log import AccessLog
 from chatbot.config.sections.logging_settings import LoggingSettings
 from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.config.settings import Settings
+from chatbot.observability import logging_setup
 from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.logging_setup import setup_logging
 
@@ -29,7 +30,12 @@ def written(folder: Path, settings: Settings, *, direct: bool, is_on: bool = Tru
     return [json.loads(line) for line in (folder / "log").read_text().splitlines()]
 
 
-def test_a_line_written_directly_is_like_one_of_the_logging_library(tmp_path: Path) -> None:
+@pytest.mark.parametrize("process", [{}, {"worker": 3}])
+def test_a_line_written_directly_is_like_one_of_the_logging_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: dict[str, int | str]
+) -> None:
+    monkeypatch.setattr(logging_setup, "_process_fields", {})
+    logging_setup.name_process(**process)
     settings = Settings(logging=LoggingSettings(format="json"))
     (direct,) = written(tmp_path, settings, direct=True)
     (usual,) = written(tmp_path, settings, direct=False)
@@ -37,6 +43,7 @@ def test_a_line_written_directly_is_like_one_of_the_logging_library(tmp_path: Pa
     assert len(direct.pop("timestamp")) == len(usual.pop("timestamp"))
     assert direct == usual
     assert direct["client"] == "203.0.113.9"
+    assert direct.get("worker") == process.get("worker")
 
 
 @pytest.mark.parametrize("direct", [True, False])

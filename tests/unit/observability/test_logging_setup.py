@@ -1,5 +1,6 @@
 """Logs: readable on a terminal, JSON elsewhere, with the request's id and without what people wrote."""
 
+import contextvars
 import io
 import json
 import logging
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
+from chatbot.observability import logging_setup
 from chatbot.observability.logging_setup import setup_logging
 
 WRITTEN = "what somebody wrote"
@@ -48,6 +50,16 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 def fail_with_locals() -> None:
     text = WRITTEN
     raise RuntimeError("turn failed") from KeyError(len(text))
+
+
+def test_a_process_is_named_in_the_lines_of_tasks_without_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging_setup, "_process_fields", {})
+    stream = io.StringIO()
+    setup_logging(stream=stream)
+    logging_setup.name_process(worker=2)
+    contextvars.Context().run(lambda: logger().info("reply.ended"))
+    logging.getLogger("library").warning("late")
+    assert [line["worker"] for line in lines(stream)] == [2, 2]
 
 
 def test_a_line_is_json_where_nobody_watches() -> None:
