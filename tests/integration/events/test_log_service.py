@@ -450,6 +450,7 @@ async def test_streams_that_are_held_and_released_without_a_writer_are_forgotten
         log.hold(str(number))
         log.release(str(number))
     log.hold("kept")
+    assert not log._connection._to_hold, "it grows for as long as there is no writer"
     await service.start()
     await fill(log, "a", "1")
     assert told == [Holds(["kept"], [])]
