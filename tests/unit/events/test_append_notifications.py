@@ -62,3 +62,22 @@ async def test_each_held_stream_is_looked_at_in_turn_though_others_are_released(
     notifications.release("f")
     await notifications._check_versions(fetch)
     assert pages[:2] == [["a", "b"], ["d", "e"]]
+
+
+async def test_what_was_missed_is_looked_through_in_spans(
+    notifications: AppendNotifications, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append_notifications, "MISSED_SPAN", 2)
+    spans: list[tuple[int, int]] = []
+
+    async def fetch(_query: str, after: int, until: int, *_wanted: list[str]) -> list[tuple[int, str, int, str]]:
+        if len(spans) == 1:
+            spans.append((0, 0))
+            raise ConnectionError
+        spans.append((after, until))
+        return [(until, "s", until, "session_deleted")]
+
+    with pytest.raises(ConnectionError):
+        await notifications._report_missed(fetch, 5)
+    await notifications._report_missed(fetch, 5)
+    assert spans == [(0, 2), (0, 0), (2, 4), (4, 5)], "after a failure it goes on where it was"
