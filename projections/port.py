@@ -1,8 +1,7 @@
 """The port of the read models: what their consumers ask, and what a store of them must offer to the runner.
 
 Consumers (`chatbot/sessions`, `chatbot/api`) import this module and the row types of `folds/`, never a store. The
-runner follows the log and writes through `ProjectionStore`. There are stores in SQLite and in
-PostgreSQL; each passes the contract suite in `tests/contract`.
+runner follows the log and writes through `ProjectionStore`; both stores pass the contract suite in `tests/contract`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -351,6 +350,7 @@ class ProjectionStore(Protocol):
 
     checkpoint: Checkpoint  # what is folded; empty while nothing is, and while the store could not be replaced
     has_erased_hashes: bool  # whether remains of erased hashes may be left, for `purge_erased_hashes`
+    purges_while_folding: bool  # whether `purge_erased_hashes` may run beside the other methods; else it never does
     on_trouble: Callable[[str | None], None]  # called by queries: why to replace the store; None: it is unreadable now
 
     @property

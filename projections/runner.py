@@ -16,6 +16,7 @@ from events.backoff import backoff_delays
 from events.errors import LogUnavailable, UnknownEvent
 from events.log import EventLog
 from projections.checkpoint import checkpoint_at
+from projections.erased_hash_purge import ErasedHashPurge
 from projections.errors import (
     InvalidProjection,
     InvalidRebuild,
@@ -29,9 +30,6 @@ from projections.runner_state import ENDED, State, transition
 
 SERVING_BATCH_MAX = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
 SUBPROCESS_EVENTS_MIN = 10_000  # smaller logs are folded before a child process would have started
-PURGE_INTERVAL_S = 5.0  # between two purges of erased hashes, at least
-PURGE_REST_RATIO = 50.0  # seconds without a purge for each second that one took
-PURGE_RETRY_S = 60.0  # after a purge that failed
 
 
 class RunnerOptions(Struct, frozen=True, kw_only=True):
@@ -47,38 +45,6 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     log_location: Path | str | None = None  # path or URL, as for open_log: lets a child process rebuild
     is_serving: bool = False  # clients have been served before this start: a rebuild leaves time for them
     poll_max_s: Callable[[], float] | None = None  # the longest pause between looks at a log that others write
-
-
-class ErasedHashPurge:
-    """Purges a store of erased hashes, with pauses in proportion to what a purge takes."""
-
-    def __init__(self, store: ProjectionStore, observer: ProjectionObserver) -> None:
-        self._store = store
-        self._observer = observer
-        self._next_at_s = float("-inf")
-
-    @property
-    def wait_s(self) -> float | None:
-        """Seconds until the next purge is due; None if there is nothing to purge."""
-        return max(0.0, self._next_at_s - time.monotonic()) if self._store.has_erased_hashes else None
-
-    async def run_if_due(self) -> None:
-        """Purge if it is time. Errors, such as a full disk, are reported, and do not keep the runner from folding."""
-        if self.wait_s == 0.0:
-            await self.run()
-
-    async def run(self) -> None:
-        """Purge now, if there is something to purge. Reports errors as `run_if_due`."""
-        if not self._store.has_erased_hashes:
-            return
-        began_s, is_done = time.monotonic(), False
-        try:
-            is_done = await self._store.purge_erased_hashes()
-        except ProjectionsUnavailable as error:
-            self._observer.failed(error)
-        took_s = time.monotonic() - began_s
-        pause_s = max(PURGE_INTERVAL_S if is_done else PURGE_RETRY_S, PURGE_REST_RATIO * took_s)
-        self._next_at_s = began_s + took_s + pause_s
 
 
 class ProjectionRunner:
@@ -187,9 +153,9 @@ class ProjectionRunner:
             self._rebuild_task.cancel()
         if self._task is not None:
             await self._task
-            if not self.rebuilding:
+            if not self.rebuilding or self._store.purges_while_folding:
                 with suppress(InvalidProjection):  # the next start replaces the store
-                    await self._purge.run()
+                    await self._purge.stop()
         self._progress.stop(self.failure or ProjectionsStopped("the service is stopping"))
         await self._store.close()
 
@@ -259,11 +225,11 @@ class ProjectionRunner:
                 raise RuntimeError(f"the projection runner has nothing to do: it is {self._state.value}")
 
     async def _replace_store(self) -> None:
-        self._rebuilds += 1
-        if self._rebuilds > self._options.rebuilds_max:
+        if self._rebuilds >= self._options.rebuilds_max:
             raise RuntimeError(f"rebuilt {self._options.rebuilds_max} times in vain: {self._replace_reason}")
         self._observer.rebuilt(self._replace_reason)
         await self._store.replace()
+        self._rebuilds += 1  # not for an attempt that failed
         needs_subprocess = self._is_serving and self._target >= SUBPROCESS_EVENTS_MIN and self._rebuild is not None
         self._enter(State.REBUILDING_IN_SUBPROCESS if needs_subprocess else State.CATCHING_UP)
 

@@ -1,7 +1,8 @@
 """The PostgreSQL store of the projections: one set of tables for all nodes, kept by the process that holds the lock."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from secrets import token_bytes
 
@@ -9,7 +10,6 @@ from events.log import EventLog
 from events.record import RecordedEvent
 from events.storage.postgres.postgres_connection import FAILURES, Database, explain, is_damage
 from events.storage.postgres.postgres_read_pool import PostgresReadPool
-from events.storage.postgres.vacuum import NOW, SEEN_BY
 from projections.checkpoint import find_mismatch, fold_log
 from projections.errors import (
     InvalidProjection,
@@ -23,6 +23,7 @@ from projections.folds.batch import changed_owners
 from projections.folds.blind_index import LABEL_KEY_BYTES
 from projections.port import Checkpoint
 from projections.postgres.batch_statement import Notification
+from projections.postgres.hash_purge import vacuum_hashes
 from projections.postgres.projection_schema import NAMES, NEXT_PREFIX, PREFIX, SCHEMA_VERSION, drop, tables
 from projections.postgres.server_session import ServerSession, Statements
 from projections.postgres.table_queries import TableQueries
@@ -31,7 +32,11 @@ from projections.postgres.table_writer import FenceError, TableWriter
 LOCK = 0x43485000 | SCHEMA_VERSION  # "CHP" and the format: with the schema's number, the right to fold
 REBUILD_LOCK = 0x43485200 | SCHEMA_VERSION  # "CHR": one rebuild at a time
 
+SWAP_LOCK_MS = 100  # for which reads wait behind an exchange of tables that others use, such as a backup
+SWAP_PAUSE_S = 10.0  # between two attempts to exchange them
+
 _TRY_LOCK = "SELECT pg_try_advisory_lock($1, current_schema()::regnamespace::oid::integer)"
+_UNLOCK = "SELECT pg_advisory_unlock($1, current_schema()::regnamespace::oid::integer)"
 
 _PRESENT = "SELECT count(to_regclass(quote_ident(current_schema()) || '.' || name)) FROM unnest($1::text[]) AS name"
 _LACKING = """
@@ -45,8 +50,9 @@ SELECT format('ALTER TABLE %I OWNER TO %I', relname, current_user) FROM pg_class
 _BEGIN = "INSERT INTO {p}meta VALUES (1, '', 0, '', '\\x{key}', false, {is_complete})"
 _IS_OURS = "SELECT 1 FROM {p}meta WHERE label_key = $1"
 _IS_COMPLETE = "SELECT is_complete FROM {p}meta"
-_PURGE = f"VACUUM {PREFIX}labels, {PREFIX}keys"
-_CLEAR_STALE = "UPDATE {p}meta SET is_stale = false"
+_LOCKED = "55P03"
+_BOUND = f"SET LOCAL lock_timeout = {SWAP_LOCK_MS}"
+_CLEAR_STALE = "UPDATE {p}meta SET is_stale = false WHERE label_key = $1"
 # Of the tables: they are missing or have other columns, or their content breaks a rule. Another set has none of that.
 _DAMAGE_CODES = frozenset({"42P01", "42703", "42804"})
 
@@ -55,6 +61,8 @@ Notify = Callable[[frozenset[str], int], Sequence[Notification]]
 
 class ProjectionTables:
     """Implements port.ProjectionStore, in whose words the methods are described."""
+
+    purges_while_folding = True
 
     def __init__(self, database: Database, pool: PostgresReadPool) -> None:
         self.checkpoint = Checkpoint()
@@ -65,6 +73,7 @@ class ProjectionTables:
         self._database = database
         self._session: ServerSession | None = None
         self._writer: TableWriter | None = None
+        self._swap_at_s = float("-inf")
 
     async def open(self, log: EventLog) -> str | None:
         if self._session is None:
@@ -106,6 +115,7 @@ class ProjectionTables:
         """
         async with self._require_session().statements() as statements:
             await self._require_privileges(statements)
+            await self._drop_unfinished(statements)
             ((present,),) = await statements.fetch(_PRESENT, [PREFIX + name for name in NAMES])
             if not present:
                 await create_set(statements, PREFIX, is_complete=True)
@@ -120,24 +130,33 @@ class ProjectionTables:
             what = "this role may not create or replace the tables of the projections"
             raise ProjectionsUnusable(f"database {self._database.label}: {what}: {'; '.join(one for (one,) in found)}")
 
+    async def _drop_unfinished(self, statements: Statements) -> None:
+        """Drop what a rebuild has left that was killed. Raises FAILURES."""
+        async with _rebuild_lock(statements) as is_locked:
+            if is_locked and await _completeness(statements) is False:
+                await statements.execute(drop(NEXT_PREFIX))
+
     async def replace(self) -> None:
         self._note_writer(None)
         with _store_errors(self._database.label):
             async with self._require_session().statements() as statements:
                 async with statements.transaction():
-                    await statements.execute(drop(PREFIX))
+                    await statements.execute(f"{_BOUND}; {drop(PREFIX)}")
                     await create_set(statements, PREFIX, is_complete=True)
                 self._note_writer(await TableWriter.open(statements, PREFIX))
 
     async def adopt(self, log: EventLog, batch_max: int) -> bool:
+        if time.monotonic() < self._swap_at_s:
+            return False
         with _store_errors(self._database.label):
-            async with self._require_session().statements() as statements:
-                ((present,),) = await statements.fetch(_PRESENT, [NEXT_PREFIX + "meta"])
-                if not present or await statements.fetch(_IS_COMPLETE.format(p=NEXT_PREFIX)) != [(True,)]:
+            async with self._require_session().statements() as statements, _rebuild_lock(statements) as is_locked:
+                if not is_locked or not await _completeness(statements):
                     return False
                 await log.latest()  # the rebuild may have folded events that this process has not seen
                 await self._catch_up(statements, log, batch_max)
-                await swap_in(statements)
+                if not await swap_in(statements):
+                    self._swap_at_s = time.monotonic() + SWAP_PAUSE_S
+                    return False
                 self._note_writer(await TableWriter.open(statements, PREFIX))
         return True
 
@@ -151,6 +170,8 @@ class ProjectionTables:
                 await fold_log(log, partial(writer.apply, statements), writer.checkpoint, batch_max, reached)
         except InvalidProjection as error:
             reason = str(error)
+        except FenceError:
+            reason = "another process has written to them"
         if reason is not None:
             await statements.execute(drop(NEXT_PREFIX))
             raise InvalidRebuild(f"the rebuilt tables are of no use: {reason}")
@@ -172,18 +193,21 @@ class ProjectionTables:
         return owners
 
     async def purge_erased_hashes(self) -> bool:
-        """Also False while a transaction is open that can see what was erased."""
+        """On a connection of its own. Also False while a transaction is open that can see what was erased, and where
+        more was erased meanwhile.
+        """
+        writer = self._writer
+        if writer is None:
+            return False
+        erasures = writer.erasures
         with _store_errors(self._database.label):
+            if not await vacuum_hashes(self._database):
+                return False
             async with self._require_session().statements() as statements:
-                ((now,),) = await statements.fetch(NOW)
-                ((seen_by,),) = await statements.fetch(SEEN_BY, now)
-                if seen_by:
+                if self._writer is not writer or writer.erasures != erasures:
                     return False
-                await statements.execute(_PURGE)
-                await statements.execute(_CLEAR_STALE.format(p=PREFIX))
-        self.has_erased_hashes = False
-        if self._writer is not None:
-            self._writer.has_erased_hashes = False
+                await statements.fetch(_CLEAR_STALE.format(p=PREFIX), writer.label_key)
+                self.has_erased_hashes = writer.has_erased_hashes = False
         return True
 
     async def is_in_place(self) -> bool:
@@ -224,10 +248,36 @@ async def create_set(statements: Statements, prefix: str, *, is_complete: bool) 
     await statements.execute(f"{tables(prefix)};\n{begin}")
 
 
-async def swap_in(statements: Statements) -> None:
-    """Put the rebuilt tables in the place of the present ones: readers see the old ones until the commit."""
+async def swap_in(statements: Statements) -> bool:
+    """Put the rebuilt tables in the place of the present ones: readers see the old ones until the commit. False while
+    other transactions use the present ones, such as a backup. Raises FAILURES.
+    """
     renamed = "; ".join(f"ALTER TABLE {NEXT_PREFIX}{name} RENAME TO {PREFIX}{name}" for name in NAMES)
-    await statements.execute(f"{drop(PREFIX)}; {renamed}")
+    try:
+        await statements.execute(f"{_BOUND}; {drop(PREFIX)}; {renamed}")
+    except FAILURES as error:
+        if getattr(error, "sqlstate", None) != _LOCKED:
+            raise
+        return False
+    return True
+
+
+async def _completeness(statements: Statements) -> bool | None:
+    """Whether the rebuilt set is complete; None if there is none. Raises FAILURES."""
+    ((present,),) = await statements.fetch(_PRESENT, [NEXT_PREFIX + "meta"])
+    return await statements.fetch(_IS_COMPLETE.format(p=NEXT_PREFIX)) == [(True,)] if present else None
+
+
+@asynccontextmanager
+async def _rebuild_lock(statements: Statements) -> AsyncIterator[bool]:
+    """Whether no rebuild runs, nor begins meanwhile. Raises FAILURES."""
+    ((is_locked,),) = await statements.fetch(_TRY_LOCK, REBUILD_LOCK)
+    try:
+        yield bool(is_locked)
+    finally:
+        if is_locked:
+            with suppress(*FAILURES):  # a connection that is lost has no lock
+                await statements.fetch(_UNLOCK, REBUILD_LOCK)
 
 
 async def try_lock(session: ServerSession, lock: int) -> bool:

@@ -36,34 +36,49 @@ async def rebuild_tables(
             async with session.statements() as statements:
                 await _require_replaceable(statements, log, database.label)
                 try:
-                    reached = await _fill(statements, log, batch_max, on_progress)
+                    writer = await _fill(statements, log, batch_max, on_progress)
                 except BaseException:
                     await statements.execute(drop(NEXT_PREFIX))
                     raise
             if not await try_lock(session, LOCK):
-                return reached, False
+                return writer.checkpoint.position, False
             async with session.statements() as statements:
-                await swap_in(statements)
-            return reached, True
+                is_swapped = await _put_in_place(statements, writer, log, batch_max)
+            return writer.checkpoint.position, is_swapped
         finally:
             await session.close()
     except FAILURES as error:
         raise ProjectionsUnavailable(explain(error, database.label)) from error
 
 
-async def _require_replaceable(statements: Statements, log: EventLog, label: str) -> None:
+async def _present(statements: Statements) -> list[tuple[int, bytes]]:
+    """The checkpoint of the present tables, if there are any."""
     ((is_present,),) = await statements.fetch(_PRESENT, f"{PREFIX}meta")
-    for position, digest in await statements.fetch(_CHECKPOINT) if is_present else ():
+    return await statements.fetch(_CHECKPOINT) if is_present else []
+
+
+async def _require_replaceable(statements: Statements, log: EventLog, label: str) -> None:
+    for position, digest in await _present(statements):
         if position and await digest_at(log, position) != digest:
             raise LogReplaced(label, f"the log's event at their checkpoint {position} is another or gone")
 
 
-async def _fill(statements: Statements, log: EventLog, batch_max: int, on_progress: Callable[[int], None]) -> int:
+async def _fill(
+    statements: Statements, log: EventLog, batch_max: int, on_progress: Callable[[int], None]
+) -> TableWriter:
     await statements.execute(drop(NEXT_PREFIX))
     await create_set(statements, NEXT_PREFIX, is_complete=False)
     writer = await TableWriter.open(statements, NEXT_PREFIX)
-    apply = partial(writer.apply, statements)
-    reached = await fold_log(log, apply, writer.checkpoint, batch_max, on_progress=on_progress)
+    await fold_log(log, partial(writer.apply, statements), writer.checkpoint, batch_max, on_progress=on_progress)
     await statements.execute(f"ANALYZE {', '.join(NEXT_PREFIX + name for name in NAMES)}")
     await statements.execute(_COMPLETE)
-    return reached
+    return writer
+
+
+async def _put_in_place(statements: Statements, writer: TableWriter, log: EventLog, batch_max: int) -> bool:
+    """Fold what the present tables have beyond the rebuilt ones, so that answers never go back in time, and exchange
+    them. False while another transaction uses them. No other process folds meanwhile.
+    """
+    for position, _ in await _present(statements):
+        await fold_log(log, partial(writer.apply, statements), writer.checkpoint, batch_max, position)
+    return await swap_in(statements)

@@ -61,6 +61,7 @@ class TableWriter:
     def __init__(self, prefix: str) -> None:
         self.checkpoint = Checkpoint()
         self.has_erased_hashes = False
+        self.erasures = 0  # batches with some, by this writer
         self.label_key = b""
         self._prefix = prefix
         self._states = SessionStates()
@@ -103,6 +104,7 @@ class TableWriter:
         self.checkpoint = checkpoint
         erases = any(one.erased and one.before is not None for one in changes.sessions)
         self.has_erased_hashes = self.has_erased_hashes or erases
+        self.erasures += erases
         self._states.keep(changes)
 
     async def apply(

@@ -33,6 +33,8 @@ T = TypeVar("T")
 class ProjectionFile:
     """Implements port.ProjectionStore, in whose words the methods are described."""
 
+    purges_while_folding = False
+
     def __init__(self, path: Path, on_available: Callable[[bool], None] | None = None) -> None:
         """`on_available`: called with False before the file is replaced and with True when it can be opened again, for
         readers in other processes.

@@ -11,7 +11,7 @@ import pytest
 from events.catalogue import SessionCreated, SessionDeleted
 from events.record import Metadata
 from events.storage.sqlite.sqlite_log import SqliteLog
-from projections import runner as runner_module
+from projections import erased_hash_purge
 from projections.factory import create_runner
 from projections.folds.blind_index import compute_key_label, compute_label
 from projections.port import Checkpoint, SessionListQuery
@@ -69,7 +69,7 @@ async def test_none_is_left_soon_after_an_erasure_and_what_is_not_erased_is_foun
     log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "projections.db"
-    monkeypatch.setattr(runner_module, "PURGE_INTERVAL_S", 1e6)
+    monkeypatch.setattr(erased_hash_purge, "PURGE_INTERVAL_S", 1e6)
     async with following(log, path) as runner:
         await filled(log, runner)
         assert await asyncio.to_thread(copies, path), "but for the first removal they would be left"
@@ -88,7 +88,7 @@ async def test_none_is_left_soon_after_an_erasure_and_what_is_not_erased_is_foun
 
 
 async def test_a_process_that_ends_leaves_none(log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "PURGE_INTERVAL_S", 1e6)
+    monkeypatch.setattr(erased_hash_purge, "PURGE_INTERVAL_S", 1e6)
     async with following(log, tmp_path / "projections.db") as runner:
         await filled(log, runner)
     assert copies(tmp_path / "projections.db") == 0
