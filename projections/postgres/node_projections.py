@@ -28,7 +28,7 @@ from projections.errors import (
     ProjectionsUnusable,
 )
 from projections.observer import NoObserver, ProjectionObserver
-from projections.port import Checkpoint, OnChanged
+from projections.port import OnChanged
 from projections.postgres import node_messages
 from projections.postgres import node_statements as sql
 from projections.postgres.asking_nodes import AskingNodes
@@ -36,6 +36,7 @@ from projections.postgres.node_messages import Ask, Reached
 from projections.postgres.node_progress import NodeProgress
 from projections.postgres.projection_tables import LOCK, ProjectionTables
 from projections.postgres.server_session import ServerSession
+from projections.postgres.table_checkpoint import read_checkpoint
 from projections.postgres.table_queries import TableQueries
 from projections.runner import ProjectionRunner, RunnerOptions
 
@@ -47,7 +48,6 @@ POLL_MAX_S = 1.0  # between two looks of the folding node at an idle log, which 
 LISTS_POLL_MAX_S = 0.1  # the same while lists have readers
 LISTEN_S = 10.0  # for which a node that waited keeps listening for an answer to the next question
 ASKED_MAX = 1_000  # questions of other nodes under way; they repeat those that are dropped
-TABLES_WAIT_S = 10.0  # for which the start of a node waits for the tables that another node is creating
 
 
 class NodeProjections:
@@ -63,7 +63,7 @@ class NodeProjections:
     ) -> None:
         self.failure: BaseException | None = None
         self.trouble: Exception | None = None
-        self.queries = TableQueries(pool, self._report_trouble)
+        self.queries = TableQueries(pool, self._report_trouble, lambda: self.position, self._on_behind)
         self._log = log
         self._database = database
         self._pool = pool
@@ -84,6 +84,7 @@ class NodeProjections:
         self._wake = asyncio.Event()
         self._is_stopping = False
         self._session: ServerSession | None = None  # while this node folds
+        self._newest_session: ServerSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -118,8 +119,12 @@ class NodeProjections:
             runner = await self._try_to_fold(session)
             if runner is None:
                 await self._wait_for_tables(session)
-        except FAILURES as error:
-            raise ProjectionsUnusable(explain(error, self._database.label)) from error
+        except BaseException as error:
+            if self._newest_session is not None:
+                await self._newest_session.close()
+            if isinstance(error, FAILURES):
+                raise ProjectionsUnusable(explain(error, self._database.label)) from error
+            raise
         self._task = asyncio.create_task(self._run(session, runner), name="projections-node")
 
     async def wait_for(self, position: int, *, timeout_s: float | None = None) -> None:
@@ -204,6 +209,7 @@ class NodeProjections:
             session = await ServerSession.open(self._database, self._wake.set)
         except LogError as error:
             raise ProjectionsUnusable(str(error)) from error
+        self._newest_session = session
         ((self._channel,),) = await session.fetch(sql.CHANNEL)
         return session
 
@@ -346,14 +352,8 @@ class NodeProjections:
             await runner.wait_for(ask.position)
 
     async def _wait_for_tables(self, session: ServerSession) -> None:
-        """Read the checkpoint, once the node that folds has created the tables. Raises FAILURES, LogReplaced."""
-        async with asyncio.timeout(TABLES_WAIT_S):
-            for pause_s in backoff_delays(0.02, 0.5):
-                with suppress(*FAILURES):
-                    rows = await session.fetch(sql.CHECKPOINT)
-                    break
-                await asyncio.sleep(pause_s)
-        checkpoint = Checkpoint(*rows[0]) if rows else Checkpoint()
+        """Learn the position. Raises FAILURES, LogReplaced, ProjectionsUnusable."""
+        checkpoint = await read_checkpoint(session, self._database.label)
         with suppress(LogUnavailable):
             await self._log.latest()
         reason = await find_mismatch(checkpoint, self._log)
@@ -369,6 +369,13 @@ class NodeProjections:
         else:
             self._trouble_found = reason or ""
             self._wake.set()
+
+    def _on_behind(self, position: int) -> None:
+        """A query found replaced tables, or those of another server than the session's, which may have vanished."""
+        self._progress.reach(position)
+        self._connected.clear()
+        if self._newest_session is not None:
+            self._newest_session.abandon()
 
     def _note_trouble(self, error: Exception) -> None:
         if isinstance(error, LogReplaced):

@@ -15,3 +15,12 @@ SELECT pg_terminate_backend(pid) FROM pg_locks
    AND objid = current_schema()::regnamespace::oid
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+# What to grant to a role that may not read some of the tables $1, and those that follow them.
+NOT_READABLE = """
+SELECT format('GRANT SELECT ON %s TO %I; ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT SELECT ON TABLES TO %I',
+              string_agg(quote_ident(relname), ', '), current_user, pg_get_userbyid(min(relowner)), current_schema(),
+              current_user)
+  FROM pg_class
+ WHERE relnamespace = current_schema()::regnamespace AND relname = ANY($1::text[]) AND NOT has_table_privilege(oid, 'SELECT')
+HAVING count(*) > 0
+"""  # noqa: E501

@@ -101,6 +101,11 @@ class ServerSession:
         async with self._turn, asyncio.timeout(ANSWER_TIMEOUT_S):
             await self._connection.reset_listeners()
 
+    def abandon(self) -> None:
+        """End the connection at once: what is under way on it fails."""
+        self._connection.terminate()
+        self._lost()
+
     async def close(self) -> None:
         """Release whatever it holds."""
         await close_gracefully(self._connection)

@@ -1,7 +1,8 @@
 """The queries of the projections in PostgreSQL, on the connections with which a process reads the log."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,6 +26,7 @@ from projections.port import (
     UsageRow,
 )
 from projections.postgres import table_statements as sql
+from projections.postgres.checked_query import TablesBehind, TablesReplaced, checked_query, checked_rows
 from projections.postgres.message_window import OTHERS_MAX, page_in_window
 from projections.postgres.projection_schema import PREFIX
 from projections.postgres.storable_text import storable
@@ -39,7 +41,10 @@ from projections.sql.session_list import (
     scan_end_sql,
     session_list_sql,
 )
-from projections.sql.sql_dialect import to_postgres
+
+T = TypeVar("T")
+
+KEY_READS_MAX = 3  # of the key of hashes for one query: tables are replaced rarely
 
 _sessions = msgspec.json.Decoder(Session)
 _GONE_CODES = frozenset({"42P01", "42703"})  # a table or a column is missing
@@ -48,10 +53,20 @@ _GONE_CODES = frozenset({"42P01", "42703"})  # a table or a column is missing
 class TableQueries:
     """Implements port.ProjectionQueries, in whose words the methods are described."""
 
-    def __init__(self, pool: PostgresReadPool, on_trouble: Callable[[str | None], None]) -> None:
-        """`on_trouble` is called with the reason to replace the tables, or with None if they cannot be read now."""
+    def __init__(
+        self,
+        pool: PostgresReadPool,
+        on_trouble: Callable[[str | None], None],
+        known_position: Callable[[], int] = lambda: 0,
+        on_behind: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_trouble` is called with the reason to replace the tables, or with None if they cannot be read now;
+        `on_behind` with the position of tables that are behind `known_position`: they answer nothing.
+        """
         self._pool = pool
         self._on_trouble = on_trouble
+        self._known_position = known_position
+        self._on_behind = on_behind
         self._is_closed = False
 
     def close(self) -> None:
@@ -63,10 +78,15 @@ class TableQueries:
         return found[0] if found else None
 
     async def list_sessions(self, listing: SessionListQuery) -> SessionPage:
-        wanted: list[LabelCount] = []
         if listing.metadata:
-            labels = await self._labels(listing.metadata)
-            ((*counts,),) = await self._rows(label_counts_sql(labels))
+            return await self._with_key(lambda key: self._list_sessions(listing, key))
+        return await self._list_sessions(listing, None)
+
+    async def _list_sessions(self, listing: SessionListQuery, key: bytes | None) -> SessionPage:
+        wanted: list[LabelCount] = []
+        if key is not None:
+            labels = _labels(key, listing.metadata)
+            ((*counts,),) = await self._rows(label_counts_sql(labels), key=key)
             wanted = [LabelCount(sessions, label) for sessions, label in zip(counts, labels, strict=True)]
         last: tuple[int, int] | None = None
         if wanted and not has_rare_label(wanted):
@@ -75,12 +95,14 @@ class TableQueries:
             for name, bound in sql.SCAN_END_BOUNDS.items():
                 states = states.replace(name, bound)
             query = sql.BOUNDED_STATES_AND_POSITION.format(states=_here(states), scan_end=scan_end)
-            ((position, found, *end),) = await self._rows(query, {**_named(values), **_named(scanned)}, is_long=True)
+            ((position, found, *end),) = await self._rows(
+                query, {**_named(values), **_named(scanned)}, is_long=True, key=key
+            )
             last = None if end[0] is None else (end[0], end[1])
         else:
             states, values = session_list_sql(listing, wanted)
             query = sql.STATES_AND_POSITION.format(states=_here(states))
-            ((position, found),) = await self._rows(query, values, is_long=True)
+            ((position, found),) = await self._rows(query, values, is_long=True, key=key)
         sessions = [self._session(state) for state in found]
         if len(sessions) == listing.limit:
             last = sessions[-1].accessed_at_us, sessions[-1].no
@@ -143,9 +165,11 @@ class TableQueries:
         return found[0][0] if found else None
 
     async def positions_of_key(self, session_no: int, idempotency_key: str) -> list[int]:
-        ((key,),) = await self._rows(sql.LABEL_KEY)
-        values = (session_no, compute_key_label(key, idempotency_key))
-        return [row[0] for row in await self._rows(common_queries.POSITIONS_OF_KEY, values)]
+        async def positions(key: bytes) -> list[int]:
+            values = (session_no, compute_key_label(key, idempotency_key))
+            return [row[0] for row in await self._rows(common_queries.POSITIONS_OF_KEY, values, key=key)]
+
+        return await self._with_key(positions)
 
     async def open_sessions(self, *, limit: int, after: int = 0) -> list[Session]:
         return await self._states(common_queries.OPEN_SESSIONS, (after, limit))
@@ -175,8 +199,11 @@ class TableQueries:
         return await self._states(sql.ERASING, (after, limit))
 
     async def erase_candidates(self, wanted: EraseCandidatesQuery) -> list[Session]:
-        labels = await self._labels(wanted.metadata) if wanted.metadata else []
-        return await self._states(*erase_candidates_sql(wanted, labels), is_long=True)
+        async def candidates(key: bytes | None) -> list[Session]:
+            labels = [] if key is None else _labels(key, wanted.metadata)
+            return await self._states(*erase_candidates_sql(wanted, labels), is_long=True, key=key)
+
+        return await (self._with_key(candidates) if wanted.metadata else candidates(None))
 
     async def texts_read_by_forks(self, session_no: int, *, after: str, limit: int) -> ReferencedTexts | None:
         values = {"no": session_no, "after": after, "limit": limit}
@@ -210,21 +237,42 @@ class TableQueries:
         rows = await self._rows(f"{common_queries.USAGE_OF_SESSION} ORDER BY day, model", {"no": session_no})
         return tuple(UsageTotal(day, model, *map(int, numbers)) for day, model, *numbers in rows)
 
-    async def _labels(self, metadata: Any) -> list[int]:
-        ((key,),) = await self._rows(sql.LABEL_KEY)
-        return [compute_label(key, name, text) for name, text in metadata.items()]
+    async def _with_key(self, ask: Callable[[bytes], Awaitable[T]]) -> T:
+        """What `ask` returns for the key of hashes. It is repeated where that is no longer the key of the tables."""
+        for _ in range(KEY_READS_MAX):
+            ((key,),) = await self._rows(sql.LABEL_KEY)
+            with suppress(TablesReplaced):
+                return await ask(key)
+        raise ProjectionsUnavailable("the projections are being rebuilt")
 
-    async def _states(self, query: str, values: Any, *, is_long: bool = False) -> list[Session]:
-        return [self._session(state) for (state,) in await self._rows(query, values, is_long=is_long)]
+    async def _states(
+        self, query: str, values: Any, *, is_long: bool = False, key: bytes | None = None
+    ) -> list[Session]:
+        return [self._session(state) for (state,) in await self._rows(query, values, is_long=is_long, key=key)]
 
-    async def _rows(self, query: str, values: Any = (), *, is_long: bool = False) -> list[Any]:
-        """The rows of a query in SQLite's dialect. Raises ProjectionsUnavailable."""
+    async def _rows(
+        self, query: str, values: Any = (), *, is_long: bool = False, key: bytes | None = None
+    ) -> list[Any]:
+        """The rows of a query in SQLite's dialect. With `key`, of the tables with that key of hashes only.
+
+        Raises ProjectionsUnavailable, and with `key` TablesReplaced.
+        """
         if self._is_closed:
             raise ProjectionsUnavailable("the projections are closed")
-        text, names = to_postgres(query, PREFIX)
+        text, names = checked_query(query, PREFIX, is_keyed=key is not None)
+        known = self._known_position()
         try:
-            parameters = map(storable, [values[name] for name in names] or values)
-            return await self._pool.fetch(text, *parameters, is_long=is_long)
+            parameters = [*map(storable, [values[name] for name in names] or values)]
+            if key is not None:
+                parameters.append(key)
+            return checked_rows(await self._pool.fetch(text, *parameters, is_long=is_long), known)
+        except TablesBehind as behind:
+            self._on_behind(behind.position)
+            raise ProjectionsUnavailable("the projections are being rebuilt") from behind
+        except TablesReplaced:
+            if key is not None:
+                raise
+            raise self._damaged("its checkpoint is missing") from None
         except LogBusy as error:
             raise ProjectionsUnavailable(str(error)) from error
         except LogUnavailable as error:
@@ -248,6 +296,10 @@ class TableQueries:
 
 def _here(states: str) -> str:
     return states.replace(sql.OVERDUE_SOURCE, sql.OVERDUE_SOURCE_HERE)
+
+
+def _labels(key: bytes, metadata: Mapping[str, str]) -> list[int]:
+    return [compute_label(key, name, text) for name, text in metadata.items()]
 
 
 def _named(values: Any) -> dict[str, Any]:

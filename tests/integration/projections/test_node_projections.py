@@ -1,6 +1,7 @@
 """Projections in PostgreSQL: one node folds for all, and another takes over when it is gone."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from events.record import Metadata, RecordedEvent
 from events.storage.postgres.postgres_connection import Database
 from events.storage.postgres.postgres_log import PostgresLog
 from projections.checkpoint import checkpoint_at
-from projections.errors import ProjectionsUnavailable
+from projections.errors import ProjectionLag, ProjectionsUnavailable, ProjectionsUnusable
 from projections.port import ChangesQuery, SessionListQuery
 from projections.postgres import node_projections
 from projections.postgres.node_projections import NodeProjections
@@ -47,6 +48,11 @@ class Node:
     @property
     def folds(self) -> bool:
         return self.projections._runner is not None
+
+    async def shown(self, session_id: str) -> object:
+        """The session, as a node answers that believes to have everything up to position 4."""
+        await self.projections.wait_for(4, timeout_s=0.5)
+        return await self.projections.queries.session(session_id)
 
     async def version(self, session_id: str) -> int:
         """Of the session, as the projections show it once they have everything that is recorded."""
@@ -271,14 +277,14 @@ class UnreadableLog(PostgresLog):
 async def test_a_node_that_cannot_fold_leaves_the_role_to_another(
     url: str, monkeypatch: pytest.MonkeyPatch, *, is_asked: bool
 ) -> None:
-    monkeypatch.setattr(node_projections, "SILENT_S", 0.2)
-    monkeypatch.setattr(node_projections, "LOOK_S", 0.1)
     log = await UnreadableLog.open(url)
     assert isinstance(log, UnreadableLog)
     async with node(url, log) as sick, node(url) as other:
         await sick.append("s", 0, created())
         assert await other.version("s") == 1
         assert sick.folds
+        monkeypatch.setattr(node_projections, "SILENT_S", 0.2)
+        monkeypatch.setattr(node_projections, "LOOK_S", 0.1)
         log.is_broken = True
         await other.append("s", 1, *turn(1))
         if is_asked:
@@ -299,6 +305,68 @@ async def test_readers_of_lists_on_a_node_that_takes_over_are_told_that_any_list
         await first.version("s")
         await first.projections.stop()
         await eventually(lambda: second.folds and None in changes)
+
+
+class GatedLog(PostgresLog):
+    """Whose events can be read while `gate` is open."""
+
+    gate: asyncio.Event | None = None
+
+    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
+        if self.gate is not None:
+            await self.gate.wait()
+        return await super().read_all(after=after, limit=limit)
+
+
+async def test_a_node_does_not_answer_from_tables_that_were_emptied_to_be_folded_again(url: str) -> None:
+    log = await GatedLog.open(url)
+    assert isinstance(log, GatedLog)
+    async with node(url, log) as first, node(url) as second:
+        await first.append("s", 0, created(), *turn(1))
+        assert await second.version("s") == 4
+        log.gate = asyncio.Event()
+        first.projections._report_trouble("it is damaged")
+        query = f"SELECT position FROM {PREFIX}meta"
+        async with asyncio.timeout(20):
+            while not first.told.reasons or await log.pool.fetch(query) != [(0,)]:
+                await asyncio.sleep(0.01)
+        with pytest.raises((ProjectionsUnavailable, ProjectionLag)):
+            await second.shown("s")
+        with pytest.raises(ProjectionLag):
+            await second.projections.wait_for(4, timeout_s=0.5)
+        assert second.projections.rebuilding
+        log.gate.set()
+        assert await second.version("s") == 4
+
+
+async def test_a_node_does_not_answer_from_tables_of_a_server_that_is_behind_what_it_has_shown(url: str) -> None:
+    """After a failover its queries may go to the new server before it knows that its session's server has vanished."""
+    async with node(url) as first, node(url) as second:
+        await first.append("s", 0, created(), *turn(1))
+        assert await second.version("s") == 4
+        session = second.projections._newest_session
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"UPDATE {PREFIX}meta SET position = 1; DELETE FROM {PREFIX}messages")
+        await connection.close()
+        with pytest.raises((ProjectionsUnavailable, ProjectionLag)):
+            await second.shown("s")
+        await eventually(lambda: second.projections._newest_session is not session)
+
+
+async def test_a_node_whose_role_may_not_read_the_tables_is_told_what_to_grant(url: str) -> None:
+    async with node(url):
+        connection = await asyncpg.connect(url)
+        name, schema = f"r{uuid.uuid4().hex[:12]}", await connection.fetchval("SELECT current_schema()")
+        await connection.execute(f"CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {name}")
+        log = await PostgresLog.open(url)
+        database = Database(url.replace("postgres@", f"{name}@"), LogOptions())
+        refused = NodeProjections(log, database, log.pool)
+        with pytest.raises(ProjectionsUnusable, match=f"GRANT SELECT ON .*{PREFIX}meta.* TO {name}; ALTER DEFAULT"):
+            await refused.start()
+        assert refused._newest_session is not None
+        assert refused._newest_session.is_lost
+        await connection.close()
+        await log.close()
 
 
 async def test_a_node_that_waits_for_nothing_is_told_nothing(url: str) -> None:

@@ -1,24 +1,29 @@
 """Two sets of tables of the projections in PostgreSQL: a rebuild fills one while the other answers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import asyncpg
 import pytest
 
+from events.catalogue import SessionCreated
 from events.log import EventLog
 from events.options import LogOptions
 from events.record import Metadata, RecordedEvent
 from events.storage.postgres.postgres_connection import Database
 from events.storage.postgres.postgres_log import PostgresLog
+from events.storage.postgres.postgres_read_pool import PostgresReadPool
 from projections.checkpoint import checkpoint_at
 from projections.errors import InvalidRebuild
+from projections.port import EraseCandidatesQuery, SessionListQuery
 from projections.postgres import projection_tables
 from projections.postgres.node_projections import NodeProjections
 from projections.postgres.projection_schema import NEXT_PREFIX, PREFIX
 from projections.postgres.projection_tables import REBUILD_LOCK, ProjectionTables, create_set, try_lock
 from projections.postgres.server_session import ServerSession
+from projections.postgres.table_queries import TableQueries
 from projections.postgres.table_rebuild import rebuild_tables
 from projections.runner import RunnerOptions
 from tests.support.log.event_builders import created, turn
@@ -161,6 +166,38 @@ async def test_a_rebuilt_set_that_another_process_writes_is_refused(url: str, lo
         log.url = ""
         assert not await exists(log, f"{NEXT_PREFIX}meta")
         assert store.checkpoint.position == 4
+
+
+class ReplacedOnce:
+    """A pool, during whose first query a rebuild is put in place."""
+
+    def __init__(self, log: PostgresLog, store: ProjectionTables) -> None:
+        self._log = log
+        self._store: ProjectionTables | None = store
+
+    async def fetch(self, query: str, *values: Any, is_long: bool = False) -> list[Any]:
+        rows = await self._log.pool.fetch(query, *values, is_long=is_long)
+        store, self._store = self._store, None
+        if store is not None:
+            await rebuild(self._log)
+            assert await store.adopt(self._log, 100)
+        return rows
+
+
+async def test_a_hash_is_looked_up_in_the_tables_whose_key_it_was_made_with(log: PartialLog) -> None:
+    await log.append("k", 0, [SessionCreated(None, {"app": "web"}, 3600, idempotency_key="key")], Metadata())
+    async with opened_store(log) as store:
+        await fold(store, log)
+        asks: list[Callable[[TableQueries], Awaitable[Any]]] = [
+            lambda queries: queries.positions_of_key(5, "key"),
+            lambda queries: queries.list_sessions(SessionListQuery(any_owner=True, metadata={"app": "web"})),
+            lambda queries: queries.erase_candidates(EraseCandidatesQuery(metadata={"app": "web"})),
+        ]
+        for ask in asks:
+            expected = await ask(store.queries)
+            pool = cast(PostgresReadPool, ReplacedOnce(log, store))
+            assert await ask(TableQueries(pool, lambda _: None)) == expected
+            assert expected
 
 
 async def test_what_a_killed_rebuild_has_left_is_dropped(log: PartialLog) -> None:
