@@ -183,7 +183,7 @@ class NodeProjections:
     async def _run(self, first: ServerSession, runner: ProjectionRunner | None) -> None:
         session: ServerSession | None = first
         delays = backoff_delays(self._options.retry_first_s, self._options.retry_max_s)
-        while not self._is_stopping:
+        while session is not None or not self._is_stopping:
             try:
                 session = session or await self._connect()
                 runner = runner or await self._follow(session)
