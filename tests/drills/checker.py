@@ -163,8 +163,8 @@ def check_lists(index: LogIndex, operations: list[Operation]) -> Iterator[Violat
         going = {one.session_id for one in deletes if one.invoked_s < listed.completed_s}
         for one in operations:
             made = one.kind == "create" and one.client == listed.client and one.told_s is not None
-            expiry = index.expiry_of(one.session_id)
-            if expiry is not None and expiry.recorded_s < listed.completed_s:
+            deadline_s = index.deadline_of(one.session_id)
+            if deadline_s is not None and deadline_s < listed.completed_s:  # lists leave it out before it is recorded
                 continue
             if made and (one.told_s or 0) < listed.invoked_s and one.session_id not in ids | going:
                 what = f"{listed.client} does not find its session in the list of {listed.target}"

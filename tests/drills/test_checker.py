@@ -78,6 +78,7 @@ def sound() -> DrillRecord:
         operation("fork", 1.15, 1.25, session_id=FORK, key="k6", version=2, status=201),
         operation("read", 1.3, 1.35, session_id=FORK, version=2, messages=[user, {**reply, **whole}]),
         operation("create", 1.55, 1.65, session_id=OLD, version=1, status=201, key="k7"),
+        operation("list", 3.603, 3.605, session_id="", messages=[{"session_id": one} for one in (S, FORK)]),
         operation("read", 3.7, 3.8, session_id=OLD, status=404, problem="session-expired", told_s=None),
         operation("follow", 9.0, 9.1, secret="key#1", status=401, told_s=None, heard_s=9.1),
         operation("key_add", 1.35, 1.45, session_id="", grants="key#1"),

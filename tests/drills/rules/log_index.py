@@ -122,6 +122,13 @@ class LogIndex:
         ends = (one for one in self.sessions.get(session_id, []) if one.type == "session_expired")
         return next(ends, None)
 
+    def deadline_of(self, session_id: str) -> float | None:
+        """When a session that has expired was to expire, in Unix seconds."""
+        expiry = self.expiry_of(session_id)
+        if expiry is None:
+            return None
+        return float((expiry.data or {}).get("deadline_us", expiry.recorded_s * 1e6)) / 1e6
+
     def is_gone(self, session_id: str) -> bool:
         return self.is_deleted(session_id) or self.expiry_of(session_id) is not None
 
