@@ -12,6 +12,7 @@ from msgspec import Struct
 from chatbot.api.streaming.outcome_details import outcome_detail
 from chatbot.api.streaming.reply_writer import UNRECORDED
 from chatbot.api.ui_protocols.agui_messages import part_message_id
+from chatbot.api.ui_protocols.part_view import PartView
 from chatbot.sessions.replies.growing_parts import Segment
 from chatbot.sessions.replies.reply import Outcome
 from events.catalogue import Usage
@@ -43,7 +44,7 @@ class Run(Struct, frozen=True):
         return {"threadId": self.thread_id, "runId": self.run_id}
 
 
-class AguiEventView:
+class AguiEventView(PartView):
     """Makes the events of the run in which `reply_id` is written.
 
     A reply is one message of the assistant: texts that its reasoning interrupts are messages of their own, with the
@@ -51,21 +52,13 @@ class AguiEventView:
     """
 
     def __init__(self, run: Run, reply_id: str) -> None:
+        super().__init__()
         self._run = run
         self._reply_id = reply_id
-        self._open: Segment | None = None  # the beginning of the part whose end was not sent yet
-        self._delta_head = b""
-        self._has_text = False
+        self._text_id = ""  # of the newest text's message
 
     def start(self, version: int, offset: int) -> bytes:
         return self._run.started()
-
-    def text(self, piece: str, version: int, offset: int) -> bytes:
-        begin = b"" if self._open is not None else self._begin(Segment(0, ""))
-        return begin + self._delta_head + _encode(piece) + b"}\n\n"
-
-    def segments(self, segments: Sequence[Segment], version: int) -> bytes:
-        return b"".join([self._grow(one) for one in segments])
 
     def end(self, outcome: Outcome, offset: int) -> bytes:
         closed = self._close()
@@ -81,15 +74,7 @@ class AguiEventView:
     def nothing_new(self) -> bytes:
         return b""
 
-    def _grow(self, segment: Segment) -> bytes:
-        begin = b""
-        if self._open is None or self._open.part != segment.part:
-            begin = self._close() + self._begin(segment)
-        return begin + self._delta_head + _encode(segment.text) + b"}\n\n" if segment.text else begin
-
-    def _begin(self, segment: Segment) -> bytes:
-        """The events that begin a part; `_delta_head` is set to the bytes before each of its deltas."""
-        self._open = segment
+    def _begin_part(self, segment: Segment) -> bytes:
         match segment.kind:
             case "text" | "refusal":
                 return self._begin_text(segment.part)
@@ -107,18 +92,14 @@ class AguiEventView:
 
     def _begin_text(self, part: int) -> bytes:
         """The first text has the reply's own id."""
-        message_id = part_message_id(self._reply_id, part) if self._has_text else self._reply_id
-        self._open, self._has_text = Segment(0, message_id, part), True
-        self._set_delta("TEXT_MESSAGE_CONTENT", "messageId", message_id)
-        return agui_event("TEXT_MESSAGE_START", messageId=message_id, role="assistant")
+        self._text_id = part_message_id(self._reply_id, part) if self._text_id else self._reply_id
+        self._set_delta("TEXT_MESSAGE_CONTENT", "messageId", self._text_id)
+        return agui_event("TEXT_MESSAGE_START", messageId=self._text_id, role="assistant")
 
-    def _close(self) -> bytes:
-        part, self._open = self._open, None
-        if part is None:
-            return b""
+    def _end_part(self, part: Segment) -> bytes:
         match part.kind:
             case "text" | "refusal":
-                return agui_event("TEXT_MESSAGE_END", messageId=part.text)
+                return agui_event("TEXT_MESSAGE_END", messageId=self._text_id)
             case "reasoning":
                 message_id = part_message_id(self._reply_id, part.part)
                 end = agui_event("REASONING_MESSAGE_END", messageId=message_id)

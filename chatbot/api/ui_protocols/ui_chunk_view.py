@@ -12,6 +12,7 @@ import msgspec
 from chatbot.api.streaming.outcome_details import outcome_detail
 from chatbot.api.streaming.reply_writer import UNRECORDED
 from chatbot.api.streaming.response_stream import DONE, HEADERS
+from chatbot.api.ui_protocols.part_view import PartView
 from chatbot.api.ui_protocols.ui_message_bodies import UiPart
 from chatbot.api.ui_protocols.ui_messages import input_of
 from chatbot.sessions.replies.growing_parts import Segment
@@ -23,7 +24,7 @@ FINISH_REASONS = frozenset({"stop", "length", "content-filter", "tool-calls"})
 _encode = msgspec.json.Encoder().encode
 
 
-class UiChunkView:
+class UiChunkView(PartView):
     """Makes the chunks of a reply, which is or continues the assistant's message `message_id`, with this `metadata`.
 
     A client that comes back gets the same chunks from the start: it replaces the message that has the same id. So
@@ -31,23 +32,15 @@ class UiChunkView:
     """
 
     def __init__(self, message_id: str, metadata: Mapping[str, Any], earlier_steps: Sequence[UiPart] = ()) -> None:
+        super().__init__()
         self._message_id = message_id
         self._metadata = metadata
         self._earlier_steps = earlier_steps
-        self._open: Segment | None = None  # the beginning of the part whose end was not sent yet
         self._arguments: list[str] = []  # of the open part, if it is a tool call
-        self._delta_head = b""
 
     def start(self, version: int, offset: int) -> bytes:
         start = _chunk("start", messageId=self._message_id, messageMetadata=self._metadata)
         return start + _chunks_of(self._earlier_steps) + _chunk("start-step")
-
-    def text(self, piece: str, version: int, offset: int) -> bytes:
-        begin = b"" if self._open is not None else self._begin(Segment(0, ""))
-        return begin + self._delta_head + _encode(piece) + b"}\n\n"
-
-    def segments(self, segments: Sequence[Segment], version: int) -> bytes:
-        return b"".join([self._grow(one) for one in segments])
 
     def end(self, outcome: Outcome, offset: int) -> bytes:
         closed = self._close()
@@ -66,18 +59,13 @@ class UiChunkView:
         return DONE
 
     def _grow(self, segment: Segment) -> bytes:
-        begin = b""
-        if self._open is None or self._open.part != segment.part:
-            begin = self._close() + self._begin(segment)
-        if not segment.text:
-            return begin
+        grown = super()._grow(segment)
         if segment.kind == "tool_call":
             self._arguments.append(segment.text)
-        return begin + self._delta_head + _encode(segment.text) + b"}\n\n"
+        return grown
 
-    def _begin(self, segment: Segment) -> bytes:
-        """The chunk that begins a part; `_delta_head` is set to the bytes before each of its deltas."""
-        self._open, self._arguments = segment, []
+    def _begin_part(self, segment: Segment) -> bytes:
+        self._arguments = []
         match segment.kind:
             case "text" | "refusal" | "reasoning":
                 kind = _block_kind(segment)
@@ -91,10 +79,7 @@ class UiChunkView:
             case _:
                 assert_never(segment.kind)
 
-    def _close(self) -> bytes:
-        part, self._open = self._open, None
-        if part is None:
-            return b""
+    def _end_part(self, part: Segment) -> bytes:
         if part.kind != "tool_call":
             return _chunk(f"{_block_kind(part)}-end", id=str(part.part))
         call = {"toolCallId": part.call_id, "toolName": part.name, "dynamic": True}
