@@ -5,6 +5,7 @@ from msgspec.structs import astuple
 
 from events.catalogue import UsageTotal
 from projections.folds.batch import SessionChanges
+from projections.folds.message import MessageUpdate, NewMessage
 from projections.folds.session import Session
 from projections.sql.common_queries import USAGE_OF_SESSION
 
@@ -75,54 +76,34 @@ def session_row(session: Session) -> Row:
 
 def insert_rows(changes: SessionChanges) -> list[Row]:
     """For INSERT_MESSAGE, parents before children."""
-    session_no = changes.session.no
+    no = changes.session.no
     return [
-        (
-            row.no,
-            session_no,
-            row.message_id,
-            row.parent_id,
-            row.depth,
-            session_no,
-            row.parent_id,
-            row.role,
-            row.status,
-            row.position,
-            row.version,
-            row.created_at_us,
-            row.model,
-            row.prompt_tokens,
-            row.completion_tokens,
-            row.day,
-            row.reasoning_tokens,
-            row.cached_tokens,
-            row.calls,
-        )
+        (row.no, no, row.message_id, row.parent_id, row.depth, no, row.parent_id, row.role, *_changing_columns(row))
         for row in changes.inserts.values()
     ]
 
 
 def update_rows(changes: SessionChanges) -> list[Row]:
     """For UPDATE_MESSAGE."""
-    session_no = changes.session.no
-    return [
-        (
-            row.status,
-            row.position,
-            row.version,
-            row.created_at_us,
-            row.model,
-            row.prompt_tokens,
-            row.completion_tokens,
-            row.day,
-            row.reasoning_tokens,
-            row.cached_tokens,
-            row.calls,
-            session_no,
-            message_id,
-        )
-        for message_id, row in changes.updates.items()
-    ]
+    no = changes.session.no
+    return [(*_changing_columns(row), no, message_id) for message_id, row in changes.updates.items()]
+
+
+def _changing_columns(row: NewMessage | MessageUpdate) -> Row:
+    """What a later event may change of a message's row."""
+    return (
+        row.status,
+        row.position,
+        row.version,
+        row.created_at_us,
+        row.model,
+        row.prompt_tokens,
+        row.completion_tokens,
+        row.day,
+        row.reasoning_tokens,
+        row.cached_tokens,
+        row.calls,
+    )
 
 
 def usage_row(used: UsageTotal) -> Row:
