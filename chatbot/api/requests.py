@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -36,6 +37,7 @@ from events.catalogue import Parameters
 from events.record import VERSION_MAX
 
 Body = TypeVar("Body")
+Id = TypeVar("Id")
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -328,11 +330,16 @@ def session_id_for_key(idempotency_key: IdempotencyKey | None, new_id: str, *sco
 
 def session_id_of(request: web.Request) -> str:
     """The session id in the path. Raises SessionNotFound if it is not a UUID."""
-    given = request.match_info["session_id"]
-    session_id = canonical_id(given)
-    if session_id is None:
+    return id_in_path(request, "session_id", canonical_id)
+
+
+def id_in_path(request: web.Request, name: str, read: Callable[[str], Id | None]) -> Id:
+    """What `read` makes of that part of the path. Raises SessionNotFound if it is no such id (None)."""
+    given = request.match_info[name]
+    found = read(given)
+    if found is None:
         raise SessionNotFound(given[:64])
-    return session_id
+    return found
 
 
 class Cursor(Struct, frozen=True):

@@ -21,14 +21,14 @@ from chatbot.api.openai_responses.object_ids import conversation_id, read_conver
 from chatbot.api.openai_responses.response_objects import ConversationView, DeletedConversation
 from chatbot.api.openai_responses.stored_responses import BRANCH_MAX, items_of, read_input
 from chatbot.api.problems import RequestFault
-from chatbot.api.requests import decode_body, read_idempotency_key, read_raw, session_id_for_key
+from chatbot.api.requests import decode_body, id_in_path, read_idempotency_key, read_raw, session_id_for_key
 from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES
 from chatbot.api.v1.completion_views import MICROSECONDS
 from chatbot.api.v1.request_checks import check_end_user, end_user_of_request, find_session, record_named_read
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import USER_ID, ChangeMetadata, CreateSession, DeleteSession, RedactMessage
-from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionDeleted, SessionNotFound
+from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionDeleted
 from chatbot.sessions.message_redaction import MessageRedaction
 from chatbot.sessions.session_queries import SessionWithMetadata
 from events.catalogue import Parameters
@@ -94,11 +94,7 @@ def _as_json(value: Any) -> str:
 
 
 def _session_id(request: web.Request) -> str:
-    given = request.match_info["conversation_id"]
-    session_id = read_conversation_id(given)
-    if session_id is None:
-        raise SessionNotFound(given[:64])
-    return session_id
+    return id_in_path(request, "conversation_id", read_conversation_id)
 
 
 async def _described(request: web.Request) -> SessionWithMetadata:

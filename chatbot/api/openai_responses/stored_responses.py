@@ -14,10 +14,11 @@ from chatbot.api.openai_responses.item_views import Item, message_items
 from chatbot.api.openai_responses.object_ids import ResponseKey, read_response_id
 from chatbot.api.openai_responses.response_objects import INCOMPLETE, RequestedResponse
 from chatbot.api.problems import RequestFault
+from chatbot.api.requests import id_in_path
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
 from chatbot.sessions.domain.message_events import as_message_event
-from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionNotFound, TooLarge
+from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, TooLarge
 from chatbot.sessions.domain.transcript import TranscriptMessage, read_added
 from chatbot.sessions.recorded_replies import RecordedTurn, find_turn
 from events.catalogue import (
@@ -46,11 +47,7 @@ class AddedMessages(Struct, frozen=True):
 
 def response_key(request: web.Request) -> ResponseKey:
     """Raises SessionNotFound for what no id of a response is."""
-    given = request.match_info["response_id"]
-    key = read_response_id(given)
-    if key is None:
-        raise SessionNotFound(given[:64])
-    return key
+    return id_in_path(request, "response_id", read_response_id)
 
 
 async def find_response(request: web.Request, session: Session, reply_id: str) -> RecordedTurn:
