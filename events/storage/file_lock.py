@@ -19,11 +19,6 @@ def try_lock(descriptor: int, *, is_shared: bool = False) -> bool:
     return True
 
 
-def unlock(descriptor: int) -> None:
-    """Release the lock; to close the descriptor does so, too."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 def identity(path: Path) -> tuple[int, int]:
     """Of the file that `path` names: its device and inode. Raises OSError."""
     found = path.stat()
