@@ -20,15 +20,14 @@ from chatbot.runtime.backoff import Backoff
 from chatbot.runtime.service_manager import SystemdNotifier
 from chatbot.runtime.stop_signals import handle_stop_signals
 from chatbot.workers.control_channel import ControlMessage
+from chatbot.workers.restart_policy import RestartPolicy
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker_process import WorkerProcess
 from chatbot.workers.writer_supervisor import CONFIGURATION_EXIT_CODES, DATABASE_EXIT_CODE, WriterSupervisor
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-STABLE_AFTER_S = 10.0  # a worker that ran this long may end once without a pause before its restart
 RESTART_BACKOFF = Backoff(first_s=0.1, max_s=30.0)  # of a worker that keeps failing
-ATTEMPTS_MAX = 6  # in a row, while no worker serves; then the master gives up
-ROLL_READY_S = 600.0  # how long a new worker may take until it serves; it may have to fold the whole log
+ROLL_READY_S = 600.0  # how long a new worker may take until it serves
 END_SLACK_S = 10.0  # after its own timeouts, before a worker that does not end is killed
 
 
@@ -131,7 +130,7 @@ class Master:
 
     async def _run_slot(self, slot: int, *, no_retry: bool) -> None:
         """Keep a worker running in `slot` until it is told to leave. With `no_retry` its first start must succeed."""
-        failures = 0
+        policy = RestartPolicy(RESTART_BACKOFF)
         while not self._stop.is_set() and slot not in self._retired_slots:
             started_s = time.monotonic()
             worker, code = await self._run_worker(slot)
@@ -139,13 +138,13 @@ class Master:
             if self._stop.is_set() or (no_retry and not was_ready) or (worker is not None and worker.is_leaving):
                 return
             no_retry = False  # it became ready
-            failures = 1 if was_ready and time.monotonic() - started_s >= STABLE_AFTER_S else failures + 1
-            is_final = self._is_final(code) or failures >= ATTEMPTS_MAX
+            policy.note_end(time.monotonic() - started_s, was_ready=was_ready)
+            is_final = self._is_final(code) or policy.is_exhausted
             if not self._serving() and not was_ready and is_final:
                 self._give_up(code)
                 return
             self._restarts += 1
-            pause_s = RESTART_BACKOFF.delay_s(failures - 1)  # the first restart is immediate
+            pause_s = policy.pause_s
             self._logger.error("worker.ended", worker=slot, code=code, again_in_s=pause_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):

@@ -10,14 +10,13 @@ from msgspec import Struct
 
 from chatbot.runtime.backoff import Backoff
 from chatbot.workers.control_channel import ControlMessage
+from chatbot.workers.restart_policy import RestartPolicy
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker_process import WriterProcess
 
 CONFIGURATION_EXIT_CODES = range(2, 6)  # wrong settings, database, address or model: see --help
 DATABASE_EXIT_CODE = 3
-STABLE_AFTER_S = 10.0  # a writer that ran this long may end once without a pause before its restart
 RESTART_BACKOFF = Backoff(first_s=0.1, max_s=5.0)  # of one that keeps failing: workers wait for it as long as that
-ATTEMPTS_MAX = 6  # in a row before any has served; then the master gives up
 LOAD_MAX_S = 60.0  # from the start of a process to its first report: it imports the program
 CLOSE_MAX_S = 10.0  # for the batch at hand and the closing of the files, before a writer that does not end is killed
 CHECKS = 4  # of the writer's reports within the time for which it may be silent
@@ -61,21 +60,21 @@ class WriterSupervisor:
 
     async def run(self) -> None:
         """Keep a writer running. Returns after `end`, and when `exit_code` is set."""
-        failures = 0
+        policy = RestartPolicy(RESTART_BACKOFF)
         while not self._is_ending:
             started_s = time.monotonic()
             process, code, fault = await self._run_one()
             was_ready = process is not None and process.ready.is_set()
             if self._is_ending or (process is not None and process.is_leaving):
                 continue
-            failures = 1 if was_ready and time.monotonic() - started_s >= STABLE_AFTER_S else failures + 1
-            if not self._has_served and (code in CONFIGURATION_EXIT_CODES or failures >= ATTEMPTS_MAX):
+            policy.note_end(time.monotonic() - started_s, was_ready=was_ready)
+            if not self._has_served and (code in CONFIGURATION_EXIT_CODES or policy.is_exhausted):
                 self.exit_code = code if code > 0 else 1
                 self._on_changed()
                 return
             self.restarts += 1
             self.fault = fault or f"the writer process ended with code {code}"
-            pause_s = RESTART_BACKOFF.delay_s(failures - 1)  # the first restart is immediate
+            pause_s = policy.pause_s
             self._logger.error("writer.ended", code=code, reason=fault, again_in_s=pause_s)
             self._on_changed()
             await self._pause(pause_s)
