@@ -64,8 +64,8 @@ RawColumns = tuple[Any, ...]  # the same, with texts as the bytes in the store, 
 
 # Every process is told of events of these types and of these streams, whatever it holds: caches may have content that
 # was removed, and keys and holds are known everywhere.
-TOLD_TYPES = CONTENT_REMOVING_TYPES
-TOLD_STREAMS = frozenset(RESERVED_STREAMS)
+BROADCAST_TYPES = CONTENT_REMOVING_TYPES
+BROADCAST_STREAMS = frozenset(RESERVED_STREAMS)
 
 
 class EventHeader(Struct, frozen=True):

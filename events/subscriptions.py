@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from events.log import AppendListener
-from events.record import TOLD_STREAMS, TOLD_TYPES, EventHeader
+from events.record import BROADCAST_STREAMS, BROADCAST_TYPES, EventHeader
 
 
-def is_told_to_all(stream_id: str, kind: str) -> bool:
+def is_broadcast(stream_id: str, kind: str) -> bool:
     """Whether every process is told of events of this type in this stream."""
-    return kind in TOLD_TYPES or stream_id in TOLD_STREAMS
+    return kind in BROADCAST_TYPES or stream_id in BROADCAST_STREAMS
 
 
 class AppendListeners:

@@ -20,7 +20,7 @@ class ErasedHashPurge:
         self._store = store
         self._observer = observer
         self._next_at_s = float("-inf")
-        self._task: asyncio.Task[None] | None = None  # of a purge beside the folding
+        self._task: asyncio.Task[None] | None = None  # of a purge while folding goes on
 
     @property
     def wait_s(self) -> float | None:
@@ -32,8 +32,8 @@ class ErasedHashPurge:
         return max(0.0, self._next_at_s - time.monotonic())
 
     async def run_if_due(self) -> None:
-        """Purge if it is time, beside the folding if the store can. Errors, such as a full disk, are reported, and do
-        not keep the runner from folding.
+        """Purge if it is time, while folding goes on if the store can. Errors, such as a full disk, are reported, and
+        do not keep the runner from folding.
         """
         if self.wait_s != 0.0:
             return
@@ -50,7 +50,9 @@ class ErasedHashPurge:
             self._observer.failed(error)
 
     async def stop(self) -> None:
-        """Purge a last time. What runs beside the folding is ended: the next process that folds begins it again."""
+        """Purge a last time. A purge that runs while folding goes on is ended: the next process that folds begins it
+        again.
+        """
         if not self._store.purges_while_folding:
             await self.run()
         elif self._task is not None:

@@ -350,7 +350,7 @@ class ProjectionStore(Protocol):
 
     checkpoint: Checkpoint  # what is folded; empty while nothing is, and while the store could not be replaced
     has_erased_hashes: bool  # whether remains of erased hashes may be left, for `purge_erased_hashes`
-    purges_while_folding: bool  # whether `purge_erased_hashes` may run beside the other methods; else it never does
+    purges_while_folding: bool  # whether `purge_erased_hashes` may run while the other methods do; else it never does
     on_trouble: Callable[[str | None], None]  # called by queries: why to replace the store; None: it is unreadable now
 
     @property

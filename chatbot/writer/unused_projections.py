@@ -9,7 +9,7 @@ from projections.sqlite.projection_paths import delete_unused
 
 
 async def delete_unused_files(path: Path) -> None:
-    """Delete the projections beside `path` that workers of versions before 0.9 had, each its own.
+    """Delete the projections next to `path` that workers of versions before 0.9 had, each its own.
 
     To be called only by the process that keeps those at `path`: no process may be about to open another file.
     """

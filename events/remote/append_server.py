@@ -19,7 +19,7 @@ from events.storage.append_batch import Outcome, PendingAppend
 from events.storage.group_commit import QueuedAppend
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import read_versions
-from events.subscriptions import is_told_to_all
+from events.subscriptions import is_broadcast
 
 KNOWN_VERSIONS_MAX = 20_000  # streams whose versions are known without a query, those that were appended to last
 STATUS_CHECK_S = 0.5  # between looks at the state of the log, while nothing is answered
@@ -188,7 +188,7 @@ class AppendServer:
             versions[stream_id] = outcome[-1].version
             holding = holders.get(stream_id)
             for one in outcome:
-                told = self.clients if is_told_to_all(stream_id, one.type) else holding
+                told = self.clients if is_broadcast(stream_id, one.type) else holding
                 if told:
                     header = EventHeader(one.position, stream_id, one.version, one.type)
                     sender = reply.client if isinstance(reply, AppendReply) else None
@@ -217,7 +217,7 @@ class AppendServer:
             streams: defaultdict[RemoteClient, set[str]] = defaultdict(set)
             for header in headers:
                 self._versions.pop(header.stream_id, None)
-                if is_told_to_all(header.stream_id, header.type):
+                if is_broadcast(header.stream_id, header.type):
                     for client in self.clients:
                         client.add_appended(header)
                 for client in self._holders.get(header.stream_id, ()):

@@ -1,5 +1,5 @@
-"""Requests of clients to the log itself, beside appends. A request may be sent twice, if a connection breaks before its
-answer has come: the second time it has no other effect.
+"""Requests of clients to the log itself, besides appends. A request may be sent twice, if a connection breaks before
+its answer has come: the second time it has no other effect.
 """
 
 from msgspec import Struct

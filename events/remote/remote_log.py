@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from events.catalogue import CONTENT_REMOVING_TYPES, RESERVED_STREAMS, Event
+from events.catalogue import Event
 from events.compatibility import EventTypeGate, OtherNodes, name_of_process
 from events.errors import LogError, LogStopped, LogUnavailable, LogUnusable
 from events.log import AppendListener
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
-from events.record import EventHeader, Head, Metadata, RecordedEvent, StreamVersion
+from events.record import BROADCAST_STREAMS, BROADCAST_TYPES, EventHeader, Head, Metadata, RecordedEvent, StreamVersion
 from events.remote.head_follower import HeadFollower
 from events.remote.log_requests import NAMES, AwaitCleanWal, AwaitHead, Probe
 from events.remote.remote_media import RemoteMedia
@@ -41,10 +41,11 @@ OTHER_FILE = (
 )
 MISSED_RETRY_S = 0.5  # after the events that were missed could not be read
 
-_TOLD_TYPES, _TOLD_STREAMS = sorted(CONTENT_REMOVING_TYPES), sorted(RESERVED_STREAMS)
+_TYPES, _STREAMS = sorted(BROADCAST_TYPES), sorted(BROADCAST_STREAMS)
 _MISSED = (
     "SELECT position, stream_id, version, type FROM events WHERE position > ?"  # noqa: S608  placeholders
-    f" AND (type IN ({','.join('?' * len(_TOLD_TYPES))}) OR stream_id IN ({','.join('?' * len(_TOLD_STREAMS))}))"
+    f" AND (type IN ({','.join('?' * len(_TYPES))})"
+    f" OR stream_id IN ({','.join('?' * len(_STREAMS))}))"
     " ORDER BY position"
 )
 
@@ -331,5 +332,5 @@ def _check_file(database: Path, of_writer: tuple[int, int] | None) -> None:
 
 
 def _select_missed(after: int, connection: sqlite3.Connection) -> list[EventHeader]:
-    with closing(connection.execute(_MISSED, (after, *_TOLD_TYPES, *_TOLD_STREAMS))) as rows:
+    with closing(connection.execute(_MISSED, (after, *_TYPES, *_STREAMS))) as rows:
         return [EventHeader(*row) for row in rows]

@@ -1,4 +1,4 @@
-"""A client's connection to the process that writes the log: one at a time, made anew whenever it breaks.
+"""A client's connection to the process that writes the log: one at a time, and a new one whenever it breaks.
 
 What has no answer when a connection breaks is sent again over the next one, marked as in doubt; the writer finds out
 whether it is recorded. If no writer answers for `busy_timeout_s`, callers get an error that says what is known.

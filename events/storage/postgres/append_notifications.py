@@ -19,7 +19,7 @@ import msgspec
 
 from events.errors import LogError, LogUnavailable
 from events.log import AppendListener
-from events.record import TOLD_STREAMS, TOLD_TYPES, EventHeader, Head
+from events.record import BROADCAST_STREAMS, BROADCAST_TYPES, EventHeader, Head
 from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import (
     ANSWER_TIMEOUT_S,
@@ -252,7 +252,7 @@ class AppendNotifications:
 
     async def _report_missed(self, fetch: _Fetch, end: int) -> None:
         """Report what all are told of, after the position up to which that was certainly done, up to `end`."""
-        types, streams = list(TOLD_TYPES), list(TOLD_STREAMS)
+        types, streams = list(BROADCAST_TYPES), list(BROADCAST_STREAMS)
         while (start := self._told_until) < end:
             until = min(start + MISSED_SPAN, end)
             rows = await fetch(MISSED, start, until, types, streams)

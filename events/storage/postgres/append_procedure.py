@@ -110,7 +110,7 @@ BEGIN
             END IF;
         END LOOP;
         IF is_told THEN
-            PERFORM events_tell_1(sender, last, array_agg(placed[e.append] + e.version - a_expected[e.append] - 1),
+            PERFORM events_notify_1(sender, last, array_agg(placed[e.append] + e.version - a_expected[e.append] - 1),
                                   array_agg(e.stream), array_agg(e.version), array_agg(e.type),
                                   array_agg(coalesce(e_told[e.place], false)))
                FROM unnest(e_append, e_stream, e_version, e_type)

@@ -41,7 +41,7 @@ from events.storage.postgres.postgres_connection import (
 )
 from events.storage.postgres.stream_holders import OLD_NODES
 from events.storage.postgres.vacuum import Vacuum
-from events.subscriptions import is_told_to_all
+from events.subscriptions import is_broadcast
 
 T = TypeVar("T")
 
@@ -296,7 +296,7 @@ def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
             kind = one.type
             envelope = (number, stream_id, version, kind, one.schema_version, append.recorded_at_us)
             events.append((*envelope, append.metadata_text, one.data, one.salt, one.commitment))
-            told.append(is_told_to_all(stream_id, kind))
+            told.append(is_broadcast(stream_id, kind))
         for index, sha256 in append.media:
             for column, value in zip(media, (number, index, sha256, append.metadata.actor or ""), strict=True):
                 column.append(value)  # type: ignore[attr-defined]  # each of its column's type

@@ -44,7 +44,7 @@ _SETTINGS: Final = {
     "enable_mergejoin": "off",
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
-    "chatbot.tells": "on",  # see stream_holders.TELLS_ITSELF
+    "chatbot.notifies": "on",  # see stream_holders.NOTIFIES_ITSELF
 }
 
 _WORDS = {

@@ -48,7 +48,7 @@ _ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 class ConnectionTarget(Struct, frozen=True):
     """How to connect. `dsns` are for asyncpg, one for each host; `settings` are the server's, set once connected, as a
-    pooler refuses them at startup; `options` is what libpq's `options` holds beside settings, which some hosts read at
+    pooler refuses them at startup; `options` is what libpq's `options` holds besides settings, which some hosts read at
     startup. `has_system_roots`: the server's certificate is checked against the system's authorities.
     """
 

@@ -11,12 +11,12 @@ they append is told to holders by a trigger, which connections of this version t
 
 from collections.abc import Iterable
 
-from events.record import TOLD_STREAMS, TOLD_TYPES
+from events.record import BROADCAST_STREAMS, BROADCAST_TYPES
 
 NAME = "events_holders"
 HEARS, FOLLOWS = "", "*"  # in place of a stream's id
 OLD_NODES = "00000000-0000-0000-0000-000000000000"  # in place of a node: those of version 0.8
-TELLS_ITSELF = ("chatbot.tells", "on")  # the setting of connections whose appends notify without the trigger
+NOTIFIES_ITSELF = ("chatbot.notifies", "on")  # the setting of connections whose appends notify without the trigger
 
 TABLE = f"""
 CREATE UNLOGGED TABLE {NAME} (
@@ -29,8 +29,8 @@ CREATE UNLOGGED TABLE {NAME} (
 # The payload: JSON, [position, version, type, stream] of each event; the log's head for those that follow it all; or
 # `null`, in place of what is too long: all held streams are to be looked at. One notification may have 8,000 bytes.
 # While half of the queue waits for some listener, nothing is notified: the processes rely on their slow poll.
-_TELL = """
-CREATE OR REPLACE FUNCTION {schema}.events_tell_1(
+_NOTIFY = """
+CREATE OR REPLACE FUNCTION {schema}.events_notify_1(
     sender uuid, head bigint, t_position bigint[], t_stream text[], t_version bigint[], t_type text[],
     t_all boolean[]
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -81,7 +81,7 @@ _TELL_ADDED = """
 CREATE OR REPLACE FUNCTION {schema}.events_tell_added_1() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$ -- {schema}
 BEGIN
-    PERFORM events_tell_1('00000000-0000-0000-0000-000000000000', max(position),
+    PERFORM events_notify_1('00000000-0000-0000-0000-000000000000', max(position),
                           array_agg(position ORDER BY position), array_agg(stream_id ORDER BY position),
                           array_agg(version ORDER BY position), array_agg(type ORDER BY position),
                           array_agg(type IN ({types}) OR stream_id IN ({streams}) ORDER BY position))
@@ -114,7 +114,7 @@ END $$
 TRIGGER = f"""
 CREATE TRIGGER events_tell_added AFTER INSERT ON events
     REFERENCING NEW TABLE AS added FOR EACH STATEMENT
-    WHEN (current_setting('{TELLS_ITSELF[0]}', true) IS DISTINCT FROM '{TELLS_ITSELF[1]}')
+    WHEN (current_setting('{NOTIFIES_ITSELF[0]}', true) IS DISTINCT FROM '{NOTIFIES_ITSELF[1]}')
     EXECUTE FUNCTION events_tell_added_1()
 """
 HAS_TABLE = f"SELECT to_regclass('{NAME}') IS NOT NULL"
@@ -136,9 +136,9 @@ SELECT position, stream_id, version, type FROM events
 
 def routines(schema: str, lock: int) -> dict[str, str]:
     """The statements that create the routines in `schema`, a quoted identifier, by name. `lock`: the log's."""
-    types, streams = map(_literals, (TOLD_TYPES, TOLD_STREAMS))
+    types, streams = map(_literals, (BROADCAST_TYPES, BROADCAST_STREAMS))
     return {
-        "events_tell_1": _TELL.format(schema=schema),
+        "events_notify_1": _NOTIFY.format(schema=schema),
         "events_tell_added_1": _TELL_ADDED.format(schema=schema, types=types, streams=streams),
         "events_hold_1": _HOLD.format(schema=schema, lock=lock),
     }

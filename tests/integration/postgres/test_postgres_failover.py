@@ -33,7 +33,7 @@ async def vanished_host() -> AsyncIterator[str]:
     server.close()
 
 
-def beside(url: str, host: str) -> str:
+def with_first_host(url: str, host: str) -> str:
     """`url` with `host` before its own."""
     return url.replace("@", f"@{host},")
 
@@ -41,7 +41,7 @@ def beside(url: str, host: str) -> str:
 async def test_a_host_that_does_not_answer_delays_the_next_one_for_a_moment_and_once(
     postgres: PostgresServer, vanished_host: str
 ) -> None:
-    url = beside(await postgres.schema(), vanished_host)
+    url = with_first_host(await postgres.schema(), vanished_host)
     async with asyncio.timeout(60 * NEXT_HOST_S):
         log = await PostgresLog.open(url, LogOptions(busy_timeout_s=0.1))
         await log.append("a", 0, [posted("1")], ASKED)
@@ -62,7 +62,7 @@ async def test_nodes_refuse_a_promoted_standby_that_lacks_acknowledged_events(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the projections are a file of the current folder
     primary, standby = pair
-    url = beside(primary.url, f"127.0.0.1:{standby.port}")
+    url = with_first_host(primary.url, f"127.0.0.1:{standby.port}")
     async with serving(tmp_path, model.url, DATABASE_URL=url, CHATBOT_DATABASE_BUSY_TIMEOUT_S="5") as running:
         session = await running.session()
         async with asyncio.timeout(30):

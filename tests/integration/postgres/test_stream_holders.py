@@ -171,7 +171,7 @@ async def test_what_the_full_queue_dropped_before_the_last_look_is_found_by_one_
     monkeypatch.setattr(append_notifications, "QUEUE_FULL", -1.0)
     told = Told(logs[1], "a")
     await until(lambda: told.held == [("a", 0)])
-    await plain.execute("SET chatbot.tells = 'on'")  # nothing is notified
+    await plain.execute("SET chatbot.notifies = 'on'")  # nothing is notified
     await plain.execute(APPEND, "b", 1, "session_deleted")
     await until(lambda: told.version("b") == 1)
     await plain.execute(APPEND, "b", 2, "session_deleted")

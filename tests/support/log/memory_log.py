@@ -14,7 +14,7 @@ from events.errors import LogUnavailable
 from events.log import AppendListener, Snapshot
 from events.media import MediaStore, NoMedia
 from events.record import Envelope, EventHeader, Head, Metadata, RecordedEvent, StoredRow, StreamVersion
-from events.subscriptions import AppendListeners, is_told_to_all
+from events.subscriptions import AppendListeners, is_broadcast
 
 START_US = 1_735_689_600_000_000  # 2025-01-01
 STEP_US = 1_000_000
@@ -56,7 +56,7 @@ class MemoryLog:
         self._digests.append(hashlib.sha256(self._digests[-1] + row).digest())
         self._moved.set()
         self._moved = asyncio.Event()
-        if stream_id in self.held or is_told_to_all(stream_id, kind):
+        if stream_id in self.held or is_broadcast(stream_id, kind):
             self.listeners.on_appended([EventHeader(position, stream_id, version, kind)])
         return recorded
 
