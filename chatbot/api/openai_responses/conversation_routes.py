@@ -49,7 +49,7 @@ async def create(request: web.Request) -> web.Response:
     metadata: dict[str, Any] = dict(body.metadata or {})
     check_metadata(metadata, settings)
     key = read_idempotency_key(request, "conversation", body)
-    end_user = end_user_of_request(request, {})
+    end_user = end_user_of_request(request)
     timeout_s = round(settings.v1.responses_timeout_hours * 3600)
     require_accepting(request)
     if body.items:
@@ -125,7 +125,7 @@ async def update(request: web.Request) -> web.Response:
     wanted: dict[str, Any] = dict(body.metadata)
     check_metadata(wanted, settings)
     described = await _described(request)
-    if end_user_of_request(request, {}) is not None:
+    if end_user_of_request(request) is not None:
         wanted.pop(USER_ID, None)  # no user makes a conversation another's
     removed = {name: None for name in described.metadata if name not in wanted and name != USER_ID}
     command = ChangeMetadata(
@@ -141,7 +141,7 @@ async def update(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """Erase the session with all its items."""
     services, session_id, caller = request.app[SERVICES], _session_id(request), erasing_caller(request)
-    await check_end_user(request, session_id, end_user_of_request(request, {}), caller)
+    await check_end_user(request, session_id, caller)
     await services.supervisor.ask(session_id, DeleteSession(may_wait=True), caller)
     services.erasures.notify()
     return json_response(DeletedConversation(conversation_id(session_id)))
@@ -175,7 +175,7 @@ async def add_items(request: web.Request) -> web.Response:
         messages=added.messages,
         parameters=Parameters(),
         session_id=_session_id(request),
-        end_user=end_user_of_request(request, {}),
+        end_user=end_user_of_request(request),
         idempotency_key=read_idempotency_key(request, "items", body),
         on_busy="reject",
         instructions="",

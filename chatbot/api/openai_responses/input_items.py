@@ -21,6 +21,7 @@ from chatbot.api.openai_responses.create_bodies import (
 )
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import check_text, decode_body
+from chatbot.api.v1.transcript_checks import check_newest
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, count_chars
 
@@ -126,14 +127,9 @@ def messages_of(
         if found and count_chars(found[-1].parts) > chars_max:
             why = f"has {count_chars(found[-1].parts)} characters; at most {chars_max} are allowed"
             raise RequestFault(why, at)
-    if found and found[-1].role == "user" and _is_blank(found[-1].parts):
-        raise RequestFault("must not be empty or blank", path)
+    if found:
+        check_newest(found[-1], path)
     return tuple(found)
-
-
-def _is_blank(parts: Parts) -> bool:
-    """Whether they say nothing but white space."""
-    return all(isinstance(part, Text) and not part.text.strip() for part in parts)
 
 
 def _continues_reply(parts: Parts, item: SentItem) -> bool:

@@ -155,7 +155,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     if body.instructions is not None:
         check_text(body.instructions, "$.instructions", settings.v1.message_max_chars, blank=True)
     key = read_idempotency_key(request, "response", body)
-    end_user = end_user_of_request(request, {"user": body.user, "safety_identifier": body.safety_identifier})
+    end_user = end_user_of_request(request, body)
     require_accepting(request)
     added = await read_input(request, body.input, settings.v1.messages_max, "input", keep_sent_files)
     takes = services.provider.takes
@@ -172,7 +172,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
         await check_previous(request, place.previous)
     if not is_stored and place.previous is not None:
         session_id, leaf = place.previous.session_id, place.previous.reply_id
-        await check_end_user(request, session_id, end_user, request[CALLER])
+        await check_end_user(request, session_id, request[CALLER], body)
         await record_named_read(request, session_id, "history")
         messages = (*await branch_before(request, session_id, leaf), *messages)
         place = Place()

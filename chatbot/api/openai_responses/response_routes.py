@@ -39,7 +39,7 @@ from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES
 from chatbot.api.streaming.response_stream import STREAMS, stream_response
 from chatbot.api.v1.optional_tools import is_refusal_of_tools
-from chatbot.api.v1.request_checks import check_end_user, end_user_of_request, find_session, record_named_read
+from chatbot.api.v1.request_checks import check_end_user, find_session, record_named_read
 from chatbot.sessions.domain.commands import CancelReply, DeleteSession, RedactMessage
 from chatbot.sessions.domain.context import ContextLimits, ContextMessage, estimate_text_tokens, estimate_tokens
 from chatbot.sessions.domain.rejections import MessageNotFound, SessionDeleted
@@ -113,7 +113,7 @@ async def delete(request: web.Request) -> web.Response:
     """
     services, key = request.app[SERVICES], response_key(request)
     caller = erasing_caller(request)
-    await check_end_user(request, key.session_id, end_user_of_request(request, {}), caller)
+    await check_end_user(request, key.session_id, caller)
     session = await services.session_queries.find_recorded(key.session_id, caller)
     if session.is_deleted:
         raise MessageNotFound(key.reply_id)
@@ -193,7 +193,7 @@ async def count_input_tokens(request: web.Request) -> web.Response:
         leaf = place.previous.reply_id if place.previous is not None else None
         if place.previous is not None:
             await check_previous(request, place.previous)
-        await check_end_user(request, place.session_id, end_user_of_request(request, {}), request[CALLER])
+        await check_end_user(request, place.session_id, request[CALLER])
         await record_named_read(request, place.session_id, "history")
         messages = (*await branch_before(request, place.session_id, leaf), *messages)
     limits = ContextLimits(messages=BRANCH_MAX, image_tokens=settings.chat.image_tokens)

@@ -157,7 +157,7 @@ async def _read_request(request: web.Request) -> tuple[CompletionRequest, Transc
     key = read_idempotency_key(request, "completion", body)
     client_id = checked_name(headers.get(QUESTION_FIELD), f"header.{QUESTION_FIELD}")
     reply_client_id = checked_name(headers.get(REPLY_FIELD), f"header.{REPLY_FIELD}")
-    end_user = end_user_of_request(request, {"user": body.user, "safety_identifier": body.safety_identifier})
+    end_user = end_user_of_request(request, body)
     if images:
         require_accepting(request)
     files = await keep_request_images(request, images, "$.messages") if images else {}

@@ -33,6 +33,7 @@ from chatbot.api.ui_protocols.named_requests import (
 from chatbot.api.ui_protocols.sent_messages import checked_text
 from chatbot.api.v1.completion_requests import check_other_fields
 from chatbot.api.v1.conversation_names import checked_name
+from chatbot.api.v1.request_checks import end_user_of_request
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import ConversationName, Parameters
 
@@ -73,6 +74,7 @@ async def agui(request: web.Request) -> web.StreamResponse:
     last = body.messages[messages[-1].index]
     transcript = NamedTranscript(
         name=name,
+        end_user=end_user_of_request(request),
         messages=[*([] if context is None else [context]), *messages],
         parameters=Parameters(tools=tools),
         client_id=checked_name(last.id, "$.messages") or None if messages[-1].message.role == "user" else None,
@@ -93,7 +95,7 @@ async def _stream_history(request: web.Request, run: Run, name: ConversationName
     """A thread that does not exist yet has no messages."""
     services = request.app[SERVICES]
     try:
-        session_id: str | None = (await find_session(request, name, "history")).session_id
+        session_id: str | None = (await find_session(request, name, end_user_of_request(request), "history")).session_id
     except SessionNotFound:
         session_id = None
     messages = []

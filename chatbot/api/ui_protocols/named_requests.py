@@ -13,8 +13,7 @@ from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
 from chatbot.api.ui_protocols.sent_messages import SentMessage, path_in_request
 from chatbot.api.v1.conversation_names import checked_name
-from chatbot.api.v1.end_users import end_user_of
-from chatbot.api.v1.request_messages import is_blank
+from chatbot.api.v1.transcript_checks import check_newest
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import USER_ID
@@ -22,8 +21,6 @@ from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ConversationName, Parameters
 from events.schema.parts import count_chars
 from projections.folds.session import Session
-
-MICROSECONDS = 1_000_000
 
 
 class RequestedReply(Struct, frozen=True):
@@ -34,11 +31,12 @@ class RequestedReply(Struct, frozen=True):
 
 
 class NamedTranscript(Struct, frozen=True, kw_only=True):
-    """A conversation as a client sent it, with the name that it has there. `run_id`: a request with the same one and
-    the same messages gets the same reply.
+    """A conversation as a client sent it, with the name that it has there. `end_user`: for whom a front end sends it.
+    `run_id`: a request with the same one and the same messages gets the same reply.
     """
 
     name: ConversationName
+    end_user: str | None
     messages: Sequence[SentMessage]
     parameters: Parameters
     client_id: str | None = None
@@ -47,25 +45,25 @@ class NamedTranscript(Struct, frozen=True, kw_only=True):
     without_stop: bool = False
 
 
-async def find_session(request: web.Request, name: ConversationName, what: ViewKind) -> Session:
-    """The session that `name` means now: the one with this id, or the newest one that was given the name.
+async def find_session(request: web.Request, name: ConversationName, end_user: str | None, what: ViewKind) -> Session:
+    """The session that `name` of `end_user` means now: the one with this id, or the newest one that was given the name.
 
     Reading it counts as an access, and is recorded with auth.record_reads. Raises RequestFault, SessionNotFound, also
     for sessions that have ended, and what the recording raises.
     """
-    session = await _find_session(request, name)
+    session = await _find_session(request, name, end_user)
     if request.app[SERVICES].settings.auth.record_reads:
         await request.app[VIEWS].record_named(session.session_id, what, request[CALLER])
     return session
 
 
-async def _find_session(request: web.Request, name: ConversationName) -> Session:
-    session_id = await _find_by_id(request, name.value)
+async def _find_session(request: web.Request, name: ConversationName, end_user: str | None) -> Session:
+    session_id = await _find_by_id(request, name.value, end_user)
     services, caller = request.app[SERVICES], request[CALLER]
     if session_id is not None:
         return await services.session_queries.session(session_id, caller)
     await services.session_queries.catch_up()
-    for one in services.conversations.session_ids(name, end_user(request), caller):
+    for one in services.conversations.session_ids(name, end_user, caller):
         if await services.queries.session(one) is None:
             raise rejections.SessionNotFound(name.value)
         try:
@@ -78,13 +76,13 @@ async def _find_session(request: web.Request, name: ConversationName) -> Session
 async def request_reply(request: web.Request, transcript: NamedTranscript) -> RequestedReply:
     """Record what is new of the transcript and request the reply. Raises RequestFault, and what sessions raise."""
     services, name = request.app[SERVICES], transcript.name
-    session_id = await _find_by_id(request, name.value)
+    session_id = await _find_by_id(request, name.value, transcript.end_user)
     posted = TranscriptRequest(
         messages=[one.message for one in transcript.messages],
         parameters=transcript.parameters,
         session_id=session_id,
         name=None if session_id is not None else name,
-        end_user=end_user(request),
+        end_user=transcript.end_user,
         client_id=transcript.client_id,
         reply_client_id=transcript.run_id,
         on_busy=transcript.on_busy,
@@ -99,30 +97,21 @@ async def request_reply(request: web.Request, transcript: NamedTranscript) -> Re
     return RequestedReply(result.state.session.session_id, result.reply)
 
 
-def end_user(request: web.Request) -> str | None:
-    """For which of its users a front end sends the request. Raises RequestFault."""
-    services = request.app[SERVICES]
-    settings = services.settings
-    is_trusted = request[CALLER].owner in settings.auth.front_ends
-    now_s = services.clock() / MICROSECONDS
-    return end_user_of(request.headers, {}, settings.v1.user_jwt_secret, now_s, is_trusted=is_trusted)
-
-
-async def _find_by_id(request: web.Request, name: str) -> str | None:
+async def _find_by_id(request: web.Request, name: str, end_user: str | None) -> str | None:
     """The id of the session that `name` is, if it is one's that the caller may use: another's counts as a name, as one
     of no session does.
     """
     session_id = canonical_id(name)
     if session_id is None:
         return None
-    services, user = request.app[SERVICES], end_user(request)
+    services = request.app[SERVICES]
     try:
         session = await services.session_queries.find_recorded(session_id, request[CALLER])
     except rejections.SessionNotFound:
         return None
-    if user is not None:
+    if end_user is not None:
         described = await services.session_queries.with_metadata([session])
-        if not described or described[0].metadata.get(USER_ID) != user:
+        if not described or described[0].metadata.get(USER_ID) != end_user:
             return None
     return session_id
 
@@ -155,6 +144,5 @@ def check_messages(messages: Sequence[SentMessage], messages_max: int, chars_max
         if chars > chars_max:
             why = f"has {chars} characters; at most {chars_max} are allowed"
             raise RequestFault(why, f"$.messages[{one.index}]")
-    newest = messages[-1] if messages else None  # earlier ones may be blank: clients keep what they once sent
-    if newest is not None and newest.message.role == "user" and is_blank(newest.message.parts):
-        raise RequestFault("must not be empty or blank", f"$.messages[{newest.index}]")
+    if messages:
+        check_newest(messages[-1].message, f"$.messages[{messages[-1].index}]")

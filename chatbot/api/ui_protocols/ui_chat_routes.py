@@ -25,6 +25,7 @@ from chatbot.api.ui_protocols.ui_message_bodies import UiChatBody, UiMessage, Ui
 from chatbot.api.ui_protocols.ui_messages import sent_files, sent_messages, ui_messages
 from chatbot.api.v1.completion_requests import check_other_fields
 from chatbot.api.v1.conversation_names import checked_name
+from chatbot.api.v1.request_checks import end_user_of_request
 from chatbot.sessions.domain.rejections import SessionNotFound
 from chatbot.sessions.replies.reply import Reply
 
@@ -52,6 +53,7 @@ async def ui_chat(request: web.Request) -> web.StreamResponse:
     last = body.messages[-1]
     transcript = NamedTranscript(
         name=name,
+        end_user=end_user_of_request(request),
         messages=messages,
         parameters=parameters_of(body),
         client_id=checked_name(last.id, f"$.messages[{len(body.messages) - 1}].id") if last.role == "user" else None,
@@ -76,7 +78,7 @@ async def resume_ui_chat(request: web.Request) -> web.StreamResponse:
     with request.app[STREAMS].limit.acquire(request[CALLER].owner):
         name = conversation_name(SOURCE, request.match_info["chat_id"], "path.chat_id")
         try:
-            session = await find_session(request, name, "feed")
+            session = await find_session(request, name, end_user_of_request(request), "feed")
         except SessionNotFound:
             return web.Response(status=204)
         reply = await services.cluster.watch(session) or services.supervisor.running_reply(session.session_id)
@@ -95,7 +97,8 @@ async def read_ui_chat(request: web.Request) -> web.Response:
     """The messages of the selected branch, for `messages` of useChat."""
     check_query(request, frozenset())
     chat_id = request.match_info["chat_id"]
-    session = await find_session(request, conversation_name(SOURCE, chat_id, "path.chat_id"), "history")
+    name = conversation_name(SOURCE, chat_id, "path.chat_id")
+    session = await find_session(request, name, end_user_of_request(request), "history")
     session_id = session.session_id
     shown = await _read_messages(request, session_id)
     return json_response(UiMessages(chat_id, session_id, shown), headers={"X-Session-Id": session_id})

@@ -1,6 +1,6 @@
 """What requests under /v1 have in common: the model that they name, the end user, and the headers of answers."""
 
-from collections.abc import Mapping
+from typing import Protocol
 
 from aiohttp import web
 
@@ -25,19 +25,31 @@ def check_model(services: Services, name: str) -> None:
         raise Problem(404, "model-not-found", "Model not found", why, errors=[{"path": "$.model", "detail": why}])
 
 
-def end_user_of_request(request: web.Request, body_users: Mapping[str, str | None]) -> str | None:
-    """The end user whom the request names, as far as its caller is believed. Raises RequestFault."""
+class NamesUser(Protocol):
+    """A body that may name the end user: `user` counts before `safety_identifier`, which is its newer name."""
+
+    @property
+    def user(self) -> str | None: ...
+
+    @property
+    def safety_identifier(self) -> str | None: ...
+
+
+def end_user_of_request(request: web.Request, body: NamesUser | None = None) -> str | None:
+    """The end user whom a header names, or else the `body`, as far as the caller is believed. Raises RequestFault."""
     services = request.app[SERVICES]
+    body_users = {} if body is None else {"user": body.user, "safety_identifier": body.safety_identifier}
     settings = services.settings
     is_trusted = request[CALLER].owner in settings.auth.front_ends
     now_s = services.clock() / MICROSECONDS
     return end_user_of(request.headers, body_users, settings.v1.user_jwt_secret, now_s, is_trusted=is_trusted)
 
 
-async def check_end_user(request: web.Request, session_id: str, end_user: str | None, caller: Caller) -> None:
-    """A session of another end user of the same owner counts as one that does not exist; one of no end user is free.
-    This read is no access. Raises SessionNotFound.
+async def check_end_user(request: web.Request, session_id: str, caller: Caller, body: NamesUser | None = None) -> None:
+    """A session of another end user of the same owner than whom the request names counts as one that does not exist;
+    one of no end user is free. This read is no access. Raises RequestFault, SessionNotFound.
     """
+    end_user = end_user_of_request(request, body)
     if end_user is None:
         return
     reader = request.app[SERVICES].session_queries
@@ -52,7 +64,7 @@ async def find_session(request: web.Request, session_id: str) -> Session:
     access. Raises RequestFault, SessionNotFound.
     """
     caller = request[CALLER]
-    await check_end_user(request, session_id, end_user_of_request(request, {}), caller)
+    await check_end_user(request, session_id, caller)
     return await request.app[SERVICES].session_queries.session(session_id, caller)
 
 

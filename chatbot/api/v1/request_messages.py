@@ -22,6 +22,7 @@ from chatbot.api.v1.completion_bodies import (
     UserMessage,
     VideoPart,
 )
+from chatbot.api.v1.transcript_checks import check_newest
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, count_chars
 
@@ -66,14 +67,8 @@ def request_messages(
             why = f"has {max(chars, system_chars)} characters; at most {chars_max} are allowed"
             raise RequestFault(why, f"{path}.content")
         found.append(one)
-    if found[-1].role == "user" and is_blank(found[-1].parts):  # earlier ones may be: clients keep what they once sent
-        raise RequestFault("must not be empty or blank", f"$.messages[{len(found) - 1}].content")
+    check_newest(found[-1], f"$.messages[{len(found) - 1}].content")
     return tuple(found)
-
-
-def is_blank(parts: Parts) -> bool:
-    """Whether they say nothing but white space."""
-    return all(isinstance(part, Text) and not part.text.strip() for part in parts)
 
 
 def _request_message(message: MessageBody, path: str, files: Mapping[str, Media]) -> TranscriptMessage:
