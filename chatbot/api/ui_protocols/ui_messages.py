@@ -101,22 +101,26 @@ def ui_messages(messages: Sequence[MessageWithText], file_url: Callable[[str], s
     id of the first one.
     """
     found: list[UiMessage] = []
+    step: list[UiPart] = []  # the newest reply since the last message of another role: results are of its calls
     for message in messages:
         row = message.row
         parts = parts_of(message)
-        previous = found[-1] if found and found[-1].role == "assistant" else None
         if row.role == "tool":
-            if previous is not None:
-                found[-1] = msgspec.structs.replace(previous, parts=_with_results(previous.parts, parts))
+            if step:
+                step = _with_results(step, parts)
+                found[-1].parts[-len(step) :] = step
             continue
         shown = [one for part in parts if (one := _ui_part(part, file_url)) is not None]
-        if row.role == "assistant":
-            shown = [UiPart(type="step-start"), *shown]
-            if previous is not None:
-                found[-1] = msgspec.structs.replace(previous, parts=[*previous.parts, *shown])
-                continue
-        role = _ROLES.get(row.role, "user")
-        found.append(UiMessage(id=row.message_id, role=role, parts=shown))
+        if row.role != "assistant":
+            found.append(UiMessage(id=row.message_id, role=_ROLES.get(row.role, "user"), parts=shown))
+            step = []
+            continue
+        is_next = bool(step)
+        step = [UiPart(type="step-start"), *shown]
+        if is_next:
+            found[-1].parts.extend(step)
+        else:
+            found.append(UiMessage(id=row.message_id, role="assistant", parts=list(step)))
     return found
 
 
