@@ -16,6 +16,7 @@ from chatbot.llm.http.error_mapping import JSON_ERRORS
 from chatbot.llm.http.http_response import MALFORMED
 from chatbot.llm.provider import LlmFailed, OnText, ReplySink
 from chatbot.llm.providers.completion_chunk import PartKind, TextKind
+from chatbot.llm.providers.json_progress import JsonProgress
 from chatbot.llm.resilient_provider import ReplyTooLong
 from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, PARTS_MAX
 
@@ -64,15 +65,21 @@ class _Part(Struct):
     has_begun: bool = False
     is_closed: bool = False
     joiner: lenient_json.TextJoiner | None = None
+    progress: JsonProgress | None = None  # of its first `looked_at` pieces; None once they cannot become JSON
+    looked_at: int = 0
 
     def is_whole(self) -> bool:
         """Whether its arguments are a complete JSON object or array, so that no more of them can come."""
-        last = next((piece for one in reversed(self.pieces) if (piece := one.rstrip())), "")
-        if not last.endswith(("}", "]")):  # so that few beginnings are parsed
+        if self.progress is None:
+            return False
+        self.progress.add("".join(self.pieces[self.looked_at :]))
+        self.looked_at = len(self.pieces)
+        if not self.progress.has_closed:
             return False
         try:
             _decode_json("".join(self.pieces))
         except JSON_ERRORS:
+            self.progress = None
             return False
         return True
 
@@ -164,7 +171,7 @@ class ToolCallAssembler:
         call_id = lenient_json.without_surrogates(server_id)
         if not 0 < len(call_id) <= CALL_ID_MAX_CHARS or any(one.call_id == call_id for one in self._calls):
             call_id = self._make_id()
-        call = _Part(TOOL_CALL, [], call_id=call_id, server_id=server_id, index=index)
+        call = _Part(TOOL_CALL, [], call_id=call_id, server_id=server_id, index=index, progress=JsonProgress())
         self.has_calls = True
         self._calls.append(call)
         self._enqueue(call)

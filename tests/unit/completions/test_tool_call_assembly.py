@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.llm.provider import LlmFailed
+from chatbot.llm.providers import tool_call_assembler
+from chatbot.llm.providers.json_progress import JsonProgress
 from chatbot.llm.providers.tool_call_assembler import ToolCallAssembler
 from chatbot.llm.resilient_provider import ReplyTooLong
 from events.schema.parts import (
@@ -253,3 +255,47 @@ def test_any_mixture_of_pieces_gives_the_calls_in_their_order(
     assert parts == tuple(
         ToolCall(f"call_{number}", f"f{number}", json.dumps(call)) for number, call in enumerate(calls)
     )
+
+
+@pytest.mark.parametrize("piece", ["}", "[]", " ", "1]", '"}', "\\}"])
+@pytest.mark.parametrize("names", ["f", "fg"])
+def test_a_call_of_very_many_pieces_is_parsed_a_few_times(
+    piece: str, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that name the function in every piece make the assembler look for the call's end in every piece."""
+    count = 2_000
+    looked_at = 0
+
+    def decode(text: str) -> Any:
+        nonlocal looked_at
+        looked_at += len(text)
+        return json.loads(text)
+
+    monkeypatch.setattr(tool_call_assembler, "_decode_json", decode)
+    assembler = ToolCallAssembler(PartsSink(), 100_000)
+    assembler.add_call(delta("[", name="f", index=0))
+    for number in range(count):
+        assembler.add_call(delta(piece, name=names[number % len(names)], index=0))
+    assert looked_at <= 3 * len(piece) * count
+
+
+values = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='{}[]"\\ x', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+
+
+@given(st.one_of(values.map(json.dumps), st.text(alphabet='{}[]"\\ ,1', max_size=12)), st.data())
+def test_where_arguments_end_does_not_depend_on_how_they_are_cut(text: str, data: st.DataObject) -> None:
+    progress, sent = JsonProgress(), ""
+    was_broken = False
+    while sent != text:
+        piece = text[len(sent) : data.draw(st.integers(len(sent) + 1, len(text)))]
+        progress.add(piece)
+        sent += piece
+        try:
+            is_valid = isinstance(json.loads(sent), dict | list)
+        except ValueError:
+            is_valid = False
+        assert not (is_valid and (was_broken or not progress.has_closed))
+        was_broken |= progress.has_closed and not is_valid
