@@ -26,6 +26,7 @@ from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES
 from chatbot.api.v1.completion_views import MICROSECONDS
 from chatbot.api.v1.request_checks import check_end_user, end_user_of_request, find_session, record_named_read
+from chatbot.api.v1.transcript_checks import check_fields
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import USER_ID, ChangeMetadata, CreateSession, DeleteSession, RedactMessage
 from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionDeleted
@@ -45,6 +46,7 @@ async def create(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     settings = services.settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s, optional=True)
+    check_fields(raw, "items")
     body = decode_body(raw, CreateConversationBody)
     metadata: dict[str, Any] = dict(body.metadata or {})
     check_metadata(metadata, settings)
@@ -166,6 +168,7 @@ async def add_items(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     settings = services.settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
+    check_fields(raw, "items")
     body = decode_body(raw, CreateItemsBody)
     require_accepting(request)
     if not body.items:

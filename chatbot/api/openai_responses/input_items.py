@@ -23,7 +23,18 @@ from chatbot.api.problems import RequestFault
 from chatbot.api.requests import check_text, decode_body
 from chatbot.api.v1.transcript_checks import check_newest
 from chatbot.sessions.domain.transcript import TranscriptMessage
-from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, count_chars
+from events.schema.parts import (
+    PARTS_MAX,
+    Media,
+    Part,
+    Parts,
+    Reasoning,
+    Refusal,
+    Text,
+    ToolCall,
+    ToolResult,
+    count_chars,
+)
 
 SentItem = SentMessage | SentFunctionCall | SentResult | SentReasoning
 SentPart = InputText | PlainText | OutputText | SentRefusal | InputImage | InputFile | InputAudio
@@ -116,17 +127,21 @@ def messages_of(
     by path. `chars_max`: code points of one message. Raises RequestFault.
     """
     found: list[TranscriptMessage] = []
+    chars = 0  # of the newest message
     for number, item in enumerate(items):
         at = f"{path}[{number}]"
         role, parts = _message(item, at, files)
         last = found[-1] if found else None
         if role == _ASSISTANT and last is not None and last.role == _ASSISTANT and _continues_reply(last.parts, item):
+            if len(last.parts) + len(parts) > PARTS_MAX:
+                raise RequestFault(f"must have at most {PARTS_MAX} parts", at)
             found[-1] = TranscriptMessage(role, (*last.parts, *parts))
+            chars += count_chars(parts)
         elif parts or role != _ASSISTANT:
             found.append(TranscriptMessage(role, parts))
-        if found and count_chars(found[-1].parts) > chars_max:
-            why = f"has {count_chars(found[-1].parts)} characters; at most {chars_max} are allowed"
-            raise RequestFault(why, at)
+            chars = count_chars(parts)
+        if chars > chars_max:
+            raise RequestFault(f"has {chars} characters; at most {chars_max} are allowed", at)
     if found:
         check_newest(found[-1], path)
     return tuple(found)

@@ -13,7 +13,7 @@ from chatbot.api.openai_responses.response_objects import DELTA_RULE
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_bodies import JsonObject
 from chatbot.api.requests import check_text, decode_body
-from chatbot.api.v1.completion_requests import check_other_fields
+from chatbot.api.v1.transcript_checks import check_fields
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import Parameters
@@ -40,8 +40,8 @@ class Place(Struct, frozen=True):
 
 
 def read_response(raw: bytes, kind: type[Body]) -> Body:
-    """Raises RequestFault, also for other fields than texts that are large, before objects are made of them."""
-    check_other_fields(raw, "input", "instructions")
+    """Raises RequestFault, also as check_fields, before objects are made."""
+    check_fields(raw, "input", "instructions")
     return decode_body(raw, kind)
 
 

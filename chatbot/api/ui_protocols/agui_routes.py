@@ -31,9 +31,9 @@ from chatbot.api.ui_protocols.named_requests import (
     request_reply,
 )
 from chatbot.api.ui_protocols.sent_messages import checked_text
-from chatbot.api.v1.completion_requests import check_other_fields
 from chatbot.api.v1.conversation_names import checked_name
 from chatbot.api.v1.request_checks import end_user_of_request
+from chatbot.api.v1.transcript_checks import check_fields
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import ConversationName, Parameters
 
@@ -52,7 +52,7 @@ async def agui(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     settings = services.settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
-    check_other_fields(raw, "messages")
+    check_fields(raw, "messages")
     body = decode_body(raw, RunAgentInput)
     del raw  # it may have megabytes, which are in the body once more
     if body.resume:

@@ -23,9 +23,9 @@ from chatbot.api.ui_protocols.named_requests import (
 from chatbot.api.ui_protocols.ui_chunk_view import UI_STREAM_HEADERS, UiChunkView
 from chatbot.api.ui_protocols.ui_message_bodies import UiChatBody, UiMessage, UiMessages
 from chatbot.api.ui_protocols.ui_messages import sent_files, sent_messages, ui_messages
-from chatbot.api.v1.completion_requests import check_other_fields
 from chatbot.api.v1.conversation_names import checked_name
 from chatbot.api.v1.request_checks import end_user_of_request
+from chatbot.api.v1.transcript_checks import check_fields
 from chatbot.sessions.domain.rejections import SessionNotFound
 from chatbot.sessions.replies.reply import Reply
 
@@ -40,7 +40,7 @@ async def ui_chat(request: web.Request) -> web.StreamResponse:
     """A reader that leaves does not stop the reply: the SDK's `resume` continues with it."""
     settings = request.app[SERVICES].settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
-    check_other_fields(raw, "messages")
+    check_fields(raw, "messages")
     body = decode_body(raw, UiChatBody)
     del raw  # it may have megabytes, which are in the body once more
     check_count("messages", body.messages, settings.v1.messages_max)

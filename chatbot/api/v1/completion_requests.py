@@ -9,6 +9,7 @@ from chatbot.api.json_checks import RESERVED_FIELDS, check_extra_body, check_jso
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import check_text, decode_body
 from chatbot.api.v1.completion_bodies import CompletionBody
+from chatbot.api.v1.transcript_checks import check_fields
 from chatbot.config.sections.chat_settings import ChatSettings
 from events.catalogue import Parameters
 
@@ -18,25 +19,14 @@ OLD_FUNCTIONS = "is the old form, which is not supported: send tools and tool_ch
 NO_AUDIO = "is not supported: replies are text"
 NO_SEARCH = "is not supported: the service searches nothing"
 NEUTRAL: Mapping[str, Any] = {"presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {}, "verbosity": None}
-# Of all fields besides messages. JSON of any form takes up to thirty times its bytes in memory: a list of {}, for one.
-OTHER_FIELDS_MAX_BYTES = 4 * 2**20
 _FIELDS = frozenset(CompletionBody.__struct_fields__)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read_completion(raw: bytes) -> CompletionBody:
-    """Raises RequestFault, also for fields besides messages that are large, before objects are made of them."""
-    check_other_fields(raw, "messages")
+    """Raises RequestFault, also as check_fields, before objects are made."""
+    check_fields(raw, "messages")
     return decode_body(raw, CompletionBody)
-
-
-def check_other_fields(raw: bytes, *names: str) -> None:
-    """Raises RequestFault if the fields of the body besides those of these `names` are large."""
-    members = decode_body(raw, dict[str, msgspec.Raw])
-    others = len(raw) - sum(memoryview(members.get(name, b"")).nbytes for name in names)
-    if others > OTHER_FIELDS_MAX_BYTES:
-        why = f"has {others} bytes besides {' and '.join(names)}; at most {OTHER_FIELDS_MAX_BYTES} are allowed"
-        raise RequestFault(why, "$")
 
 
 def check_completion(body: CompletionBody, messages_max: int) -> None:

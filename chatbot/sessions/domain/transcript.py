@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from chatbot.sessions.domain import rejections
 from events.schema.parts import (
+    PARTS_MAX,
     Media,
     Part,
     Parts,
@@ -108,6 +109,8 @@ def _merge_results(sent: Sequence[TranscriptMessage], *, continues: bool) -> tup
         if not message.parts:
             continue
         if message.role == "tool" and messages and messages[-1].role == "tool":
+            if len(messages[-1].parts) + len(message.parts) > PARTS_MAX:
+                raise rejections.InvalidMessage(f"{path}.content", f"must have at most {PARTS_MAX} parts")
             messages[-1] = replace(messages[-1], parts=messages[-1].parts + message.parts)
         else:
             messages.append(message)

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from chatbot.api.problems import RequestFault
 from chatbot.api.v1.completion_requests import (
-    OTHER_FIELDS_MAX_BYTES,
     check_completion,
     completion_parameters,
     read_completion,
 )
+from chatbot.api.v1.transcript_checks import OTHER_FIELDS_MAX_BYTES
 from chatbot.config.sections.chat_settings import ChatSettings
 from events.catalogue import Parameters
 

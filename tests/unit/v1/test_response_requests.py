@@ -8,7 +8,7 @@ import pytest
 from chatbot.api.openai_responses.create_bodies import InputTokensBody, ResponseBody
 from chatbot.api.openai_responses.response_requests import checked_tools, read_response, response_parameters
 from chatbot.api.problems import RequestFault
-from chatbot.api.v1.completion_requests import OTHER_FIELDS_MAX_BYTES
+from chatbot.api.v1.transcript_checks import OTHER_FIELDS_MAX_BYTES
 from chatbot.config.sections.chat_settings import ChatSettings
 
 LIMITS = ChatSettings()
