@@ -43,6 +43,7 @@ from events.schema.parts import media_of
 
 _encode = msgspec.json.Encoder().encode
 
+_NAMING_NODE = MessagePosted | ReplyStarted | ReplyRequested | SessionExpired
 NEVER_US = 2**62  # the deadline of a session that does not expire: later than all times, and fits SQLite's integers
 
 
@@ -133,7 +134,7 @@ def node_of(recorded: RecordedEvent) -> str | None:
     event = recorded.event
     if recorded.metadata.imported is not None:
         return None
-    return event.node if isinstance(event, MessagePosted | ReplyRequested | ReplyStarted | SessionExpired) else None
+    return event.node if isinstance(event, _NAMING_NODE) else None
 
 
 def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa: PLR0911, PLR0912  an arm for each event
@@ -150,11 +151,9 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
         recorded_bytes=session.recorded_bytes + _bytes_of(recorded) if session.kind else 0,
     )
     event = recorded.event
-    match event:
+    match event:  # the most frequent first: a pattern that does not match costs as much as three function calls
         case MessagePosted():
             return _posted(session, recorded, event)
-        case ReplyRequested():
-            return _requested(session, recorded, event)
         case ReplyStarted():
             opened = OpenReply(
                 event.reply_id,
@@ -166,9 +165,13 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
             )
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
         case ReplyCompleted() | ReplyFailed() | ReplyInterrupted():
-            return _ended(replace(session, unread_at=recorded.version), event.reply_id)
+            return _ended(session, event.reply_id, unread_at=recorded.version)
+        case ReplyProgressed():
+            return session
         case ReplyCancelled():  # by somebody who has seen it
-            return _ended(session, event.reply_id)
+            return _ended(session, event.reply_id, session.unread_at)
+        case ReplyRequested():
+            return _requested(session, recorded, event)
         case SessionRead():
             return replace(session, unread_at=0) if event.version >= session.unread_at else session
         case MessageWithdrawn():
@@ -194,7 +197,6 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
             SessionCreated()
             | SessionAccessed()
             | SessionViewed()
-            | ReplyProgressed()
             | ToolCallsClosed()
             | MessageCopied()
             | MessageRedacted()
@@ -268,10 +270,11 @@ def _requested(session: Session, recorded: RecordedEvent, event: ReplyRequested)
     return replace(session, head=event.reply_id, message_count=session.message_count + 1)
 
 
-def _ended(session: Session, reply_id: str) -> Session:
+def _ended(session: Session, reply_id: str, unread_at: int) -> Session:
     if session.open_reply is not None and session.open_reply.reply_id == reply_id:
-        return replace(session, open_reply=None)
-    return replace(session, pending=_without(session.pending, reply_id))  # it ended before it could start
+        return replace(session, open_reply=None, unread_at=unread_at)
+    pending = _without(session.pending, reply_id)  # it ended before it could start
+    return replace(session, pending=pending, unread_at=unread_at)
 
 
 def _without_content(session: Session, kind: str = "") -> Session:
@@ -291,4 +294,4 @@ def _without_content(session: Session, kind: str = "") -> Session:
 
 
 def _without(pending: tuple[PendingReply, ...], reply_id: str) -> tuple[PendingReply, ...]:
-    return tuple(waiting for waiting in pending if waiting.reply_id != reply_id)
+    return tuple([waiting for waiting in pending if waiting.reply_id != reply_id])

@@ -6,7 +6,7 @@ from typing import assert_never
 from chatbot.llm.provider import Route
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox
 from chatbot.sessions.actor.reply_task import ReplyTask
-from chatbot.sessions.domain.commands import Caller, PostMessage, PostTranscript, Regenerate, StartReply
+from chatbot.sessions.domain.commands import Caller, ReplyRequest, StartReply
 from chatbot.sessions.domain.context import ContextMessage
 from chatbot.sessions.domain.model_request import model_request
 from chatbot.sessions.domain.state import State, end_user_of
@@ -69,7 +69,7 @@ class ReplyQueue:
                 if self.shutting_down:
                     return None
                 command = envelope.command
-                stream = command.stream if isinstance(command, PostMessage | Regenerate | PostTranscript) else True
+                stream = command.stream if isinstance(command, ReplyRequest) else True
                 reply = self.enqueue(recorded, envelope.caller, stream=stream)
                 self._hold_if_waiting(state)
                 return reply

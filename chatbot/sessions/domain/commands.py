@@ -22,6 +22,7 @@ from events.catalogue import (
 )
 from events.schema.hold_events import Hold
 from events.schema.naming import CONVERSATION
+from events.schema.parameters import UNNAMED
 from events.schema.parts import Parts
 
 USER_ID = "user_id"  # the key of the end user in a session's metadata
@@ -70,9 +71,10 @@ class PostMessage(Struct, frozen=True):
 
     `role` is user or tool: a tool's message has the results of all calls of the reply that it follows. `parts` are as
     in the event, so empty where they are one text; `content` is the text of the text parts. `turn`: the recorded
-    parameters of that reply, which apply where the request names none. `context_tokens`: the size of the model's
-    context, None where it is not known. `branch`: the messages of the branch that the message continues, root first, if
-    the model is sent all of them.
+    parameters of that reply, which apply where the request names none. `requested`: what all of these, the session and
+    the service come to, if that is known already. `context_tokens`: the size of the model's context, None where it is
+    not known. `branch`: the messages of the branch that the message continues, root first, if the model is sent all of
+    them.
     """
 
     message_id: str
@@ -86,7 +88,8 @@ class PostMessage(Struct, frozen=True):
     without_stop: bool = False
     parts: Parts = ()
     role: str = "user"
-    turn: Parameters = Parameters()
+    turn: Parameters = UNNAMED
+    requested: Parameters | None = None
     context_tokens: int | None = None
     branch: tuple[ContextMessage, ...] | None = None
 
@@ -95,7 +98,7 @@ class Regenerate(Struct, frozen=True):
     """Another reply to the same message. `message_id`: a reply or the message that it answers; None: the newest reply.
 
     `turn`: the recorded parameters of that reply or message, which apply where the request names none;
-    `without_tools`: but its tools do not. `context_tokens` and `branch` as in PostMessage.
+    `without_tools`: but its tools do not. `requested`, `context_tokens` and `branch` as in PostMessage.
     """
 
     reply_id: str
@@ -106,7 +109,8 @@ class Regenerate(Struct, frozen=True):
     idempotency_key: IdempotencyKey | None = None
     without_stop: bool = False
     without_tools: bool = False
-    turn: Parameters = Parameters()
+    turn: Parameters = UNNAMED
+    requested: Parameters | None = None
     context_tokens: int | None = None
     branch: tuple[ContextMessage, ...] | None = None
 
@@ -324,6 +328,8 @@ class CloseOrphans(Struct, frozen=True):
 class Stop(Struct, frozen=True):
     """Passivate the actor. Open replies are interrupted first."""
 
+
+ReplyRequest = PostMessage | Regenerate | PostTranscript
 
 Command = (
     CreateSession

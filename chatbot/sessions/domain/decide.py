@@ -79,6 +79,7 @@ from events.schema.naming import CONVERSATION
 from projections.folds.message import OPEN
 
 _WHILE_EXPIRED = (DeleteSession, BeginErasure, CopyTexts, RedactMessage, RecordView)
+_FORBIDDEN_BY_HOLD = DeleteSession | RedactMessage
 RETENTION = "retention"  # the recorded reason of erasures after a time
 
 
@@ -86,18 +87,23 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
     state: State | None, command: Command, now_us: int, rules: Rules, caller: Caller, session_id: str
 ) -> Decision:
     """The session's decision on `command` at `now_us` (unix microseconds)."""
-    if isinstance(command, CreateSession) and state is None:
+    if state is None and isinstance(command, CreateSession):
         return Decision(events=(with_idempotency_key(created_event(command), command.idempotency_key),))
-    if isinstance(command, PostTranscript) and state is None and command.create is not None:
+    if state is None and isinstance(command, PostTranscript) and command.create is not None:
         return post_transcript(None, command, rules)
     refused = authorise(state, command, now_us, rules, caller, session_id)
     if refused is not None:
         return refused
     if state is None:
         return Decision(rejection=rejections.SessionNotFound(session_id))
-    match command:
+    match command:  # the most frequent first: a pattern that does not match costs as much as three function calls
         case PostMessage() | Regenerate():
             return _request_reply(state, command, rules)
+        case EndReply():
+            return _end_reply(state, command, rules)
+        case CheckpointReply():
+            is_written = _is_written(state, command.reply_id, command.started)
+            return Decision(events=command.events if is_written else ())
         case PostTranscript():
             return post_transcript(state, command, rules)
         case WithdrawMessage():
@@ -106,8 +112,6 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
             return _select_branch(state, command)
         case StartReply():
             return _start_next_reply(state, command, rules)
-        case CheckpointReply() | EndReply():
-            return _record_reply_progress(state, command, rules)
         case ChangeMetadata():
             return _change_metadata(state, command)
         case RecordAccess():
@@ -195,7 +199,7 @@ def find_refusal(state: State | None, command: Command, caller: Caller, session_
     if state.session.status == "expired" and not isinstance(command, _WHILE_EXPIRED):
         refusal = rejections.SessionExpired if state.session.erasure is None else rejections.SessionDeleted
         return refusal(session_id)
-    if isinstance(command, DeleteSession | RedactMessage) and command.hold is not None:
+    if isinstance(command, _FORBIDDEN_BY_HOLD) and command.hold is not None:
         return rejections.SessionHeld(session_id, command.hold.hold_id, command.hold.reason)
     return None
 
@@ -215,21 +219,21 @@ def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules
     refused = find_busy_refusal(state.session, command.on_busy, rules)
     if refused is not None:
         return Decision(rejection=refused)
-    command = replace(command, parameters=requested_parameters(state, command, rules))
+    parameters = requested_parameters(state, command, rules) if command.requested is None else command.requested
     request_event: Event
     if isinstance(command, PostMessage):
-        request_event = _posted_event(command, parent_of(state, command), rules)
+        request_event = _posted_event(command, parameters, parent_of(state, command), rules)
         message = context_message(state, request_event)
     else:
         message = state.recent[command.message_id or ""]
-        request_event = ReplyRequested(command.reply_id, message.message_id, command.parameters, node=rules.owner_node)
+        request_event = ReplyRequested(command.reply_id, message.message_id, parameters, node=rules.owner_node)
         request_event = with_idempotency_key(request_event, command.idempotency_key)
     if state.session.is_busy:
         return Decision(events=(request_event,))
     closed = superseded_calls(state, message)
     if closed and command.on_busy == "reject":
         return Decision(rejection=rejections.CallsOpen(closed[0].reply_id, closed[0].call_ids))
-    request = ReplyRequested(command.reply_id, message.message_id, command.parameters)
+    request = ReplyRequested(command.reply_id, message.message_id, parameters)
     if command.branch is not None:
         branch = command.branch if isinstance(command, Regenerate) else (*command.branch, message)
         started = plan_whole_reply(branch, request, rules)
@@ -249,14 +253,14 @@ def requested_parameters(state: State, command: PostMessage | Regenerate, rules:
     return merged
 
 
-def _posted_event(command: PostMessage, parent_id: str | None, rules: Rules) -> MessagePosted:
+def _posted_event(command: PostMessage, parameters: Parameters, parent_id: str | None, rules: Rules) -> MessagePosted:
     posted = MessagePosted(
         message_id=command.message_id,
         parent_id=parent_id,
         role=command.role,
         content=command.content,
         reply_id=command.reply_id,
-        parameters=command.parameters,
+        parameters=parameters,
         node=rules.owner_node,
         parts=command.parts,
     )
@@ -309,27 +313,35 @@ def _start_next_reply(state: State, command: StartReply, rules: Rules) -> Decisi
     return Decision(events=(*superseded_calls(state, message), started))
 
 
-def _record_reply_progress(state: State, command: CheckpointReply | EndReply, rules: Rules) -> Decision:
-    """Nothing is recorded for a reply that has ended already, or whose next attempt has begun."""
-    reply_id = command.event.reply_id if isinstance(command, EndReply) else command.reply_id
+def _is_written(state: State, reply_id: str, started: int | None) -> bool:
+    """Whether the reply is being written, in the attempt that is meant."""
     open_reply = state.session.open_reply
-    is_open = open_reply is not None and open_reply.reply_id == reply_id
-    is_meant = command.started is None or (open_reply is not None and open_reply.version == command.started)
-    if isinstance(command, CheckpointReply):
-        return Decision(events=command.events if is_open and is_meant else ())
+    return open_reply is not None and open_reply.reply_id == reply_id and started in (None, open_reply.version)
+
+
+def _end_reply(state: State, command: EndReply, rules: Rules) -> Decision:
+    """Nothing is recorded for a reply that has ended already, or whose next attempt has begun."""
     event: ReplyEnded = command.event
-    # A queued reply has no text: only the session ends it. A late end of an earlier attempt is ignored, but not a
-    # cancel: it ends the reply as it is now, without the earlier attempt's text.
-    is_pending = any(pending.reply_id == reply_id for pending in state.session.pending)
-    ends_early = isinstance(event, ReplyCancelled) or (isinstance(event, ReplyInterrupted) and is_meant)
-    if not ((is_open and is_meant) or ((is_open or is_pending) and ends_early)):
-        return Decision()
-    if isinstance(event, ReplyCancelled | ReplyInterrupted) and not (is_open and is_meant):
+    if not _is_written(state, event.reply_id, command.started):
+        if not _is_ended_early(state, event, command.started):
+            return Decision()
         event = replace(event, content="", parts=())
+    open_reply = state.session.open_reply
     names_model = open_reply is not None and open_reply.names_model
-    if event.model in rules.models and not names_model:
+    if not names_model and event.model in rules.models:
         event = replace(event, counted_as=event.model)
     return Decision(events=(event,) if command.again is None else (event, command.again))
+
+
+def _is_ended_early(state: State, event: ReplyEnded, started: int | None) -> bool:
+    """Whether `event` ends a reply of which no attempt is written that is meant. A queued reply has no text: only the
+    session ends it. A late end of an earlier attempt is ignored, but not a cancel: it ends the reply as it is now,
+    without the earlier attempt's text.
+    """
+    waits = any(pending.reply_id == event.reply_id for pending in state.session.pending)
+    if isinstance(event, ReplyInterrupted):
+        return waits and started is None
+    return isinstance(event, ReplyCancelled) and (waits or _is_written(state, event.reply_id, None))
 
 
 def _change_metadata(state: State, command: ChangeMetadata) -> Decision:

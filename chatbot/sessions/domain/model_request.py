@@ -102,7 +102,7 @@ def model_request(
         send_reasoning=bool(started.parameters.send_reasoning),
         media_left_out=started.context_left_out.media if started.context_left_out is not None else 0,
     )
-    with_parts = [message for message in messages if isinstance(message, PartsMessage)]
+    with_parts = [message for message in messages if type(message) is PartsMessage]  # isinstance takes 4 times longer
     media = tuple(one for message in with_parts for one in media_of(message.parts))
     return ModelRequest(messages, started.parameters, media)
 
