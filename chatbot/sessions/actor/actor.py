@@ -4,7 +4,7 @@ answer. One task. `expected_version` settles every race with other nodes.
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from chatbot.sessions.actor.command_context import prepare_command
 from chatbot.sessions.actor.forks import copy_texts_to_forks, fork
 from chatbot.sessions.actor.hydration import load_state
-from chatbot.sessions.actor.idempotency import find_earlier_result, fork_as_created
+from chatbot.sessions.actor.idempotency import find_earlier_result
 from chatbot.sessions.actor.mailbox import CommandResult, Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.actor.recovery import caller_of, orphaned_requests, plan_recovery
 from chatbot.sessions.actor.redaction import redact_message
@@ -39,11 +39,12 @@ from chatbot.sessions.domain.commands import (
     RecordAccess,
     RedactMessage,
     Regenerate,
+    ReplyRequest,
     RequeueReplies,
     StartReply,
     Stop,
 )
-from chatbot.sessions.domain.decide import authorise, decide, idempotency_key_of
+from chatbot.sessions.domain.decide import decide, idempotency_key_of
 from chatbot.sessions.domain.state import may_access
 from chatbot.sessions.ports import AskSession, Ports
 from chatbot.sessions.replies.reply import Reply
@@ -165,68 +166,75 @@ class Actor:
     async def _handle(self, envelope: Envelope) -> CommandResult:
         self._stream.begin_command()
         command = envelope.command
+        idempotency_key = idempotency_key_of(command)
         try:
-            return await retry_on_conflict(self._ports.timer, partial(self._handle_once, envelope))
+            if idempotency_key is None:
+                return await self._carry_out(envelope)
+            once = partial(self._carry_out_once, envelope, idempotency_key)
+            return await retry_on_conflict(self._ports.timer, once)
         except NOT_FOUND:
             if self._ports.log.is_shared:  # the projections may be ahead of the state: perhaps the session is deleted
                 await self._stream.catch_up()
                 self._stream.check(command, envelope)
             raise
         finally:
-            if isinstance(command, PostMessage | Regenerate | PostTranscript):
+            if isinstance(command, ReplyRequest):
                 self._ports.limiter.cancel(command.reply_id)
 
-    async def _handle_once(self, envelope: Envelope) -> CommandResult:
+    async def _carry_out_once(self, envelope: Envelope, idempotency_key: IdempotencyKey) -> CommandResult:
         """Raises VersionConflict if another node may just have handled the same request: call again."""
-        idempotency_key = idempotency_key_of(envelope.command)
-        if idempotency_key is not None:
-            if not self._stream.is_current:
-                await self._stream.catch_up()  # another node may have handled the same request before
-            earlier = await self._find_earlier_result(envelope, idempotency_key)
-            if earlier is not None:
-                return earlier
-        return await self._carry_out(envelope)
+        if not self._stream.is_current:
+            await self._stream.catch_up()  # another node may have handled the same request before
+        state, rules, open_replies = self._stream.state, self._stream.rules, self._replies.by_id
+        earlier = await find_earlier_result(self._ports, state, rules, idempotency_key, envelope, open_replies)
+        return await self._carry_out(envelope) if earlier is None else earlier
 
-    async def _carry_out(  # noqa: PLR0911  an arm for each command
-        self, envelope: Envelope
-    ) -> CommandResult:
+    def _carry_out(self, envelope: Envelope) -> Awaitable[CommandResult]:  # noqa: PLR0911  an arm for each command
+        """Frequent commands come first: a pattern that does not match costs as much as three function calls."""
         command = envelope.command
         match command:
-            case CatchUp():
-                return await self._catch_up()
-            case CloseOrphans():
-                await self._stream.catch_up()
-                await self._recover()
-                return self._result()
-            case CancelReply():
-                return await self._cancel(envelope, command)
-            case InterruptReplies() | Stop():
-                return await self._interrupt_for_shutdown(envelope)
-            case Fork():
-                return await self._fork(envelope, command)
-            case DeleteSession():
-                return await self._delete(envelope, command)
-            case RedactMessage():
-                return await redact_message(self._ports, self._stream, envelope, command)
-            case EndReply():
-                return self._result(await self._stream.record_end(envelope, command))
-            case StartReply():
-                return self._result(await self._stream.record_with_retry(envelope, command))
+            case PostMessage() | Regenerate() | PostTranscript():
+                if command.on_busy == "interrupt" and self._stream.state is not None:
+                    return self._supersede_replies(envelope, command)
+                return self._result_of(self._stream.record(envelope))
+            case EndReply() | StartReply():
+                return self._result_of(self._stream.record_with_retry(envelope, command))
             case CheckpointReply():
-                return await self._checkpoint(envelope)
-            case (
-                PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt") | PostTranscript(on_busy="interrupt")
-            ) if self._stream.state is not None:
-                await self._stream.authorise(envelope)
-                # refuses before any reply is ended
-                await prepare_command(self._ports, self._stream.state, command, envelope.caller)
-                await self._end_all_replies("superseded", envelope)
+                return self._checkpoint(envelope)
+            case CatchUp():
+                return self._catch_up()
+            case CloseOrphans():
+                return self._close_orphans()
+            case CancelReply():
+                return self._cancel(envelope, command)
+            case InterruptReplies() | Stop():
+                return self._interrupt_for_shutdown(envelope)
+            case Fork():
+                return self._fork(envelope, command)
+            case DeleteSession():
+                return self._delete(envelope, command)
+            case RedactMessage():
+                return redact_message(self._ports, self._stream, envelope, command)
             case _:
-                pass  # recorded as decided: decide() names each command
+                return self._result_of(self._stream.record(envelope))  # as decided: decide() names each command
+
+    async def _supersede_replies(self, envelope: Envelope, command: ReplyRequest) -> CommandResult:
+        """Record a request for a reply that ends the replies before it; what refuses it comes before these ends."""
+        await self._stream.authorise(envelope)
+        await prepare_command(self._ports, self._stream.state, command, envelope.caller, self._ports.clock())
+        await self._end_all_replies("superseded", envelope)
         return self._result(await self._stream.record(envelope))
+
+    async def _close_orphans(self) -> CommandResult:
+        await self._stream.catch_up()
+        await self._recover()
+        return self._result()
 
     def _result(self, reply: Reply | None = None) -> CommandResult:
         return CommandResult(self._stream.existing_state, reply)
+
+    async def _result_of(self, recorded: Awaitable[Reply | None]) -> CommandResult:
+        return self._result(await recorded)
 
     async def _catch_up(self) -> CommandResult:
         try:
@@ -283,16 +291,6 @@ class Actor:
             with suppress(rejections.SessionHeld):  # a hold covers the fork: it stays, with what it could copy
                 await self._ask(command.session_id, DeleteSession("origin_deleted"), SERVICE)
             raise
-
-    async def _find_earlier_result(self, envelope: Envelope, idempotency_key: IdempotencyKey) -> CommandResult | None:
-        """The first answer to the same request; None when the request is new, or must be refused."""
-        state, now_us, rules = self._stream.state, self._ports.clock(), self._stream.rules
-        refused = authorise(state, envelope.command, now_us, rules, envelope.caller, self.session_id)
-        if state is None or refused is not None:
-            return None
-        if isinstance(envelope.command, Fork):  # its key is in the stream that it created
-            return await fork_as_created(self._ports, envelope.command)
-        return await find_earlier_result(self._ports, state, idempotency_key, envelope, self._replies.by_id)
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> CommandResult:
         """Delete the session; on a full disk, with the reserve released."""

@@ -17,10 +17,8 @@ from chatbot.sessions.domain.commands import (
     Caller,
     CancelReply,
     ChangeMetadata,
-    CheckpointReply,
     Command,
     CreateSession,
-    EndReply,
     PostMessage,
     PostTranscript,
     Regenerate,
@@ -52,7 +50,7 @@ OUTDATED = "another process of this log is older than messages with parts; updat
 
 
 async def prepare_command(  # noqa: PLR0912  an arm for each command that needs more than the state
-    ports: Ports, state: State | None, command: Command, caller: Caller
+    ports: Ports, state: State | None, command: Command, caller: Caller, now_us: int
 ) -> tuple[State | None, Command]:
     """The state and the command with what the decision needs: the referenced message, and the context's texts.
 
@@ -61,28 +59,22 @@ async def prepare_command(  # noqa: PLR0912  an arm for each command that needs 
     Raises UnknownMessage, UnknownModel, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded, NodesOutdated,
     Unsupported, and what `check_message` does.
     """
-    if isinstance(command, EndReply | CheckpointReply):
-        return state, command
     if state is None and isinstance(command, CreateSession | PostTranscript):
         _check_model(ports.provider, command.parameters.model)
         if isinstance(command, PostTranscript) and command.create is not None:
             command = await _prepare_transcript(ports, state, command, caller)
-    if state is None or state.session.status != "active" or is_due(state, ports.clock()):
+    if state is None or state.session.status != "active" or is_due(state, now_us):
         return state, command  # decide refuses it
     match command:
         case PostMessage():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_message(ports, state, command, caller)
-            parameters = requested_parameters(state, command, ports.rules)
-            command = await _checked(ports, state, command, parameters)
-            command = await _with_branch(ports, state, command, parameters)
+            command = await _with_request(ports, state, command)
         case Regenerate():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_regenerate(ports, state, command)
             state = await _with_context(ports, state, command, caller)
-            parameters = requested_parameters(state, command, ports.rules)
-            command = await _checked(ports, state, command, parameters)
-            command = await _with_branch(ports, state, command, parameters)
+            command = await _with_request(ports, state, command)
         case PostTranscript():
             _check_model(ports.provider, command.parameters.model)
             command = await _prepare_transcript(ports, state, command, caller)
@@ -144,22 +136,22 @@ async def _resolve_message(
     return state, command
 
 
-async def _checked(ports: Ports, state: State, command: Requesting, parameters: Parameters) -> Requesting:
-    """`command`, which asks for `parameters`, with the size of the model's context, where that is known.
+async def _with_request(ports: Ports, state: State, command: Requesting) -> Requesting:
+    """`command` with all that its reply is asked for with, and the size of the model's context, where that is known.
 
     Raises Unsupported if the model server is known not to take what the request asks for, NodesOutdated if another
     process could not read what the request and its reply would record.
     """
+    parameters = requested_parameters(state, command, ports.rules)
     provider, parts = ports.provider, command.parts if isinstance(command, PostMessage) else ()
     takes = provider.takes
     if takes is not None and not takes >= TAKES_ALL:
         _check_supported(parameters, parts, takes)
     if (parts or parameters.tools is not None) and not await ports.log.admits(VERSIONS_WITH_PARTS):
         raise NodesOutdated(OUTDATED)
-    asked = (command.parameters, command.turn, state.settings.parameters)
-    model = next((one.model for one in asked if one.model is not None), provider.model)
-    tokens = provider.context_tokens(model)
-    return command if tokens is None else replace(command, context_tokens=tokens)
+    tokens = provider.context_tokens(parameters.model or provider.model)
+    command = replace(command, requested=parameters, context_tokens=tokens)
+    return await _with_branch(ports, state, command, parameters) if parameters.whole_context else command
 
 
 def _check_supported(parameters: Parameters, parts: Parts, takes: frozenset[str], images_path: str = "") -> None:

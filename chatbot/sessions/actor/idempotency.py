@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from chatbot.sessions.actor.mailbox import CommandResult, Envelope
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import Caller, Fork, IdempotencyKey
-from chatbot.sessions.domain.state import State, fold_history
+from chatbot.sessions.domain.decide import authorise
+from chatbot.sessions.domain.state import Rules, State, fold_history
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Reply, reply_outcome, requested_reply
 from events.catalogue import (
@@ -50,15 +51,22 @@ def matches_request(event: Event | None, idempotency_key: IdempotencyKey) -> boo
 
 async def find_earlier_result(
     ports: Ports,
-    state: State,
+    state: State | None,
+    rules: Rules,
     idempotency_key: IdempotencyKey,
     envelope: Envelope,
     open_replies: Mapping[str, Reply],
 ) -> CommandResult | None:
-    """The first answer to the same request; None when it is new. `open_replies`: this process's, by id.
+    """The first answer to the same request; None when it is new, or must be refused. `open_replies`: this process's, by
+    id.
 
     Raises KeyReused.
     """
+    command, caller = envelope.command, envelope.caller
+    if state is None or authorise(state, command, ports.clock(), rules, caller, state.session.session_id) is not None:
+        return None
+    if isinstance(command, Fork):  # its key is in the stream that it created
+        return await fork_as_created(ports, command)
     recorded = await find_request_event(ports, state, idempotency_key)
     if recorded is None:
         return None

@@ -39,7 +39,7 @@ class ReplyCloser:
             return None if open_reply is None else await self._cancel_remote(envelope, command, open_reply)
         await task.stop()
         ended = with_idempotency_key(task.build_early_end(ReplyCancelled, command.cause), command.idempotency_key)
-        reply = await self._stream.record_end(envelope, EndReply(ended, started=task.reply.version))
+        reply = await self._stream.record_with_retry(envelope, EndReply(ended, started=task.reply.version))
         if reply is not None:
             return reply
         # Another node has ended this attempt: perhaps a later attempt was cancelled.
@@ -60,12 +60,12 @@ class ReplyCloser:
     ) -> None:
         """End this node's replies: the queued ones, then the running one."""
         for reply in self._replies.queued:
-            await self._stream.record_end(envelope, EndReply(event_class(reply.reply_id, "", cause)))
+            await self._stream.record_with_retry(envelope, EndReply(event_class(reply.reply_id, "", cause)))
         task = self._replies.task
         if task is not None:
             await task.stop()
             ended = task.ended or task.build_early_end(event_class, cause)
-            await self._stream.record_end(envelope, EndReply(ended, started=task.reply.version))
+            await self._stream.record_with_retry(envelope, EndReply(ended, started=task.reply.version))
 
     async def end_all_replies(self, cause: str, envelope: Envelope) -> None:
         """End all replies of the session, also those that other nodes owe or write.
@@ -75,7 +75,7 @@ class ReplyCloser:
         if self._ports.log.is_shared:
             await self._stream.catch_up()
         for pending in reversed(self._stream.existing_state.session.pending):
-            await self._stream.record_end(envelope, EndReply(ReplyCancelled(pending.reply_id, "", cause)))
+            await self._stream.record_with_retry(envelope, EndReply(ReplyCancelled(pending.reply_id, "", cause)))
         await self.end_local_replies(ReplyCancelled, cause, envelope)
         open_reply = self._stream.existing_state.session.open_reply
         if open_reply is not None and self._ports.log.is_shared:
@@ -93,7 +93,7 @@ class ReplyCloser:
             content, parts = recorded.content, recorded.parts
             cancelled = ReplyCancelled(open_reply.reply_id, content, command.cause, parts=parts)
             ended = with_idempotency_key(cancelled, command.idempotency_key)
-            await self._stream.record_end(envelope, EndReply(ended, started=open_reply.version))
+            await self._stream.record_with_retry(envelope, EndReply(ended, started=open_reply.version))
         await self._stream.catch_up()
         return await recorded_remote_reply(self._ports, self._session_id, open_reply, envelope.caller)
 

@@ -4,12 +4,10 @@ If another node has appended first, the writer reads the new events of the strea
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Protocol, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
@@ -18,11 +16,11 @@ from chatbot.sessions.domain.commands import (
     SERVICE,
     Caller,
     CatchUp,
+    CheckpointReply,
     Command,
     CreateSession,
     Decision,
     EndReply,
-    IdempotencyKey,
     PostMessage,
     PostTranscript,
     StartReply,
@@ -32,7 +30,7 @@ from chatbot.sessions.domain.message_checks import media_path
 from chatbot.sessions.domain.state import Rules, State, evolve, own_reply_ids
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Reply
-from events.catalogue import Event, ReplyEnded, ReplyProgressed, ReplyStarted
+from events.catalogue import ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable, VersionConflict
 from events.media import MediaMissing
 from events.paging import read_pages
@@ -46,27 +44,36 @@ CONTENDED = "others keep writing to this session; try again"
 TEMPORARY_FAILURES = (LogUnavailable, ProjectionError)  # of the disk: nothing is wrong with the actor
 
 Result = TypeVar("Result")
-Prepare = Callable[[State | None, Command, Caller], Awaitable[tuple[State | None, Command]]]
-DecideNow = Callable[[], Awaitable[Decision]]
+Prepare = Callable[[State | None, Command, Caller, int], Awaitable[tuple[State | None, Command]]]
+DecideNow = Callable[[Command, Envelope], Awaitable[Decision]]
 
 
-def retry_rounds(timer: Callable[[], float]) -> Iterator[None]:
-    """Rounds of deciding and appending; ends when the caller should be told to try again."""
-    yield  # nearly always the only one: no clock is read
-    lost, begun_s = 1, timer()
-    while lost < ROUNDS_MIN or timer() - begun_s < CONTENTION_MAX_S:
-        yield
-        lost += 1
+class Contention:
+    """A race with other writers, made when the first round of deciding and appending is lost: most commands lose none,
+    and pay for nothing of it.
+    """
+
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self._timer = timer
+        self._lost = 1
+        self._begun_s = timer()
+
+    def begin_round(self) -> None:
+        """Raises LogUnavailable when the caller should be told to try again."""
+        if self._lost >= ROUNDS_MIN and self._timer() - self._begun_s >= CONTENTION_MAX_S:
+            raise LogUnavailable(CONTENDED)
+        self._lost += 1
 
 
 async def retry_on_conflict(timer: Callable[[], float], action: Callable[[], Awaitable[Result]]) -> Result:
     """The result of `action`, repeated while it raises VersionConflict. Raises LogUnavailable after too many rounds."""
-    for _ in retry_rounds(timer):
+    contention: Contention | None = None
+    while True:
         try:
             return await action()
         except VersionConflict:
-            continue
-    raise LogUnavailable(CONTENDED)
+            contention = contention or Contention(timer)
+        contention.begin_round()
 
 
 class ReplyReactor(Protocol):
@@ -82,14 +89,6 @@ class ReplyReactor(Protocol):
     async def reconcile(self, state: State, ended: Mapping[str, RecordedEvent]) -> None:
         """Adapt to what other nodes have recorded; `ended` has the ends of replies among it, by reply."""
         ...
-
-
-class Attempt(Struct, frozen=True):
-    """The outcome of one round. `is_final` False: it was decided on a state that may be stale, and nothing recorded."""
-
-    is_final: bool
-    reply: Reply | None = None
-    rejection: rejections.Rejection | None = None
 
 
 class SessionStream:
@@ -164,40 +163,35 @@ class SessionStream:
                 self._mailbox.tell(Envelope(CatchUp(), SERVICE))
                 self._catch_up_is_queued = True
 
-    async def record(self, envelope: Envelope, command: Command | None = None) -> Reply | None:
+    def record(self, envelope: Envelope, command: Command | None = None) -> Awaitable[Reply | None]:
         """Decide `command` (None: the envelope's) and append its events; returns the reply that they concern.
 
         Raises Rejection, LogUnavailable, ProjectionError; and VersionConflict for a command with an idempotency key:
         the caller must check again whether another node has handled the same request.
         """
-        wanted = command or envelope.command
-        return await self._settle(partial(self._decide, wanted, envelope), envelope, idempotency_key_of(wanted))
+        return self._settle(self._decide, command or envelope.command, envelope)
 
     async def authorise(self, envelope: Envelope) -> None:
         """Raises the rejection if the envelope's caller may not use the session now; a due expiry is recorded first.
 
-        Also raises LogUnavailable.
+        Raises as `record`.
         """
-        await self._settle(partial(self._authorise, envelope), envelope)
+        await self._settle(self._authorise, envelope.command, envelope)
 
     async def record_with_retry(self, envelope: Envelope, command: EndReply | StartReply) -> Reply | None:
-        """Record what no caller would ask for again: repeated until the disk accepts it."""
+        """Record what no caller would ask for again: repeated until the disk accepts it. While it refuses, those who
+        wait for a reply's end get the error.
+        """
         try:
             return await self.record(envelope, command)
         except TEMPORARY_FAILURES as error:
             self._ports.logger.warning("reply.not_recorded", reason=str(error), retry_s=RECORD_RETRY_S)
             again = Envelope(command, envelope.caller, cause=envelope.cause)
             asyncio.get_running_loop().call_later(RECORD_RETRY_S, self._enqueue_again, again)
-            raise
-
-    async def record_end(self, envelope: Envelope, command: EndReply) -> Reply | None:
-        """Record a reply's end with retries. While the disk refuses, those who wait for the end get the error."""
-        try:
-            return await self.record_with_retry(envelope, command)
-        except LogUnavailable as error:
-            stalled = self._replies.by_id.get(command.event.reply_id)
-            if stalled is not None:
-                stalled.stall(error)
+            if isinstance(command, EndReply) and isinstance(error, LogUnavailable):
+                stalled = self._replies.by_id.get(command.event.reply_id)
+                if stalled is not None:
+                    stalled.stall(error)
             raise
 
     def _enqueue_again(self, envelope: Envelope) -> None:
@@ -262,57 +256,57 @@ class SessionStream:
                     raise rejections.VersionMismatch(versions, self.version)
         return frozenset((self.version,))
 
-    async def _settle(
-        self, decide_now: DecideNow, envelope: Envelope, key: IdempotencyKey | None = None
-    ) -> Reply | None:
-        """Rounds of deciding and appending until one is final. Returns and raises as `record`."""
-        for _ in retry_rounds(self._ports.timer):
+    async def _settle(self, decide_now: DecideNow, command: Command, envelope: Envelope) -> Reply | None:
+        """Decide and append, again after each round that is lost to other writers. Returns and raises as `record`."""
+        contention: Contention | None = None
+        while True:
             try:
-                attempt = await self._attempt(decide_now, envelope)
-            except VersionConflict:
-                await self.catch_up()
-                if key is not None:
+                decision = await decide_now(command, envelope)
+            except rejections.Rejection as refused:
+                decision = Decision(rejection=refused)
+            if decision.events:
+                try:
+                    recorded = await self._ports.log.append(
+                        self._session_id, self.version, decision.events, envelope.metadata
+                    )
+                except VersionConflict:
+                    await self.catch_up()
+                    if idempotency_key_of(command) is not None:
+                        raise
+                except MediaMissing as error:
+                    raise _missing_file(envelope.command, error) from error
+                except LogUnavailable:
+                    self.schedule_catch_up()  # it may have been recorded all the same
                     raise
-                continue
-            if not attempt.is_final:
+                else:
+                    envelope.messages = decision.messages
+                    touched = self.apply(recorded, envelope)
+                    if decision.rejection is not None:
+                        raise decision.rejection
+                    return touched
+            elif self.is_current:
+                if decision.rejection is not None:
+                    raise decision.rejection
+                return None
+            else:  # decided on a state that may be stale
                 await self.catch_up()
-                continue
-            if attempt.rejection is not None:
-                raise attempt.rejection
-            return attempt.reply
-        raise LogUnavailable(CONTENDED)
-
-    async def _attempt(self, decide_now: DecideNow, envelope: Envelope) -> Attempt:
-        """Raises LogUnavailable, ProjectionError, VersionConflict."""
-        try:
-            decision = await decide_now()
-        except rejections.Rejection as refused:
-            return Attempt(self.is_current, rejection=refused)
-        if not decision.events:
-            return Attempt(self.is_current, rejection=decision.rejection)
-        envelope.messages = decision.messages
-        return Attempt(True, await self._append(decision.events, envelope), decision.rejection)
+            contention = contention or Contention(self._ports.timer)
+            contention.begin_round()
 
     async def _decide(self, command: Command, envelope: Envelope) -> Decision:
+        now_us, prepared = self._ports.clock(), command
+        match command:
+            case EndReply() | CheckpointReply() if envelope.if_versions is None:
+                pass  # the decision needs nothing but the state, and refuses by itself
+            case _:
+                self.check(command, envelope)
+                self.state, prepared = await self._prepare(self.state, command, envelope.caller, now_us)
+        return decide(self.state, prepared, now_us, self.rules, envelope.caller, self._session_id)
+
+    async def _authorise(self, command: Command, envelope: Envelope) -> Decision:
         self.check(command, envelope)
-        self.state, prepared = await self._prepare(self.state, command, envelope.caller)
-        return decide(self.state, prepared, self._ports.clock(), self.rules, envelope.caller, self._session_id)
-
-    async def _authorise(self, envelope: Envelope) -> Decision:
-        self.check(envelope.command, envelope)
-        now_us, caller = self._ports.clock(), envelope.caller
-        refused = authorise(self.state, envelope.command, now_us, self.rules, caller, self._session_id)
+        refused = authorise(self.state, command, self._ports.clock(), self.rules, envelope.caller, self._session_id)
         return refused or Decision()
-
-    async def _append(self, events: tuple[Event, ...], envelope: Envelope) -> Reply | None:
-        try:
-            recorded = await self._ports.log.append(self._session_id, self.version, events, envelope.metadata)
-        except MediaMissing as error:
-            raise _missing_file(envelope.command, error) from error
-        except LogUnavailable:
-            self.schedule_catch_up()  # it may have been recorded all the same
-            raise
-        return self.apply(recorded, envelope)
 
     def _pages(self, after: int) -> AsyncIterator[list[RecordedEvent]]:
         return read_pages(self._ports.log, self._session_id, after=after, page_max=self._ports.limits.read_page_max)
