@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from events.storage.private_file import create_private
+from events.storage.sqlite.value_adapters import register_adapters
 from projections.errors import InvalidProjection, ProjectionsUnusable
 from projections.folds.blind_index import LABEL_KEY_BYTES
 from projections.port import Checkpoint
@@ -39,6 +40,7 @@ _CHECKED_BYTES_MAX = 64 * 2**20  # larger files are not checked at start (a thir
 def connect(path: Path) -> sqlite3.Connection:
     """The connection that writes; transactions are the caller's. Raises OSError, sqlite3.OperationalError."""
     create_private(path)
+    register_adapters()
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 

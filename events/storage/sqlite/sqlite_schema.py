@@ -24,6 +24,7 @@ from events.storage.media_references import references_in
 from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
 from events.storage.sqlite.sqlite_errors import primary_code, unusable
 from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables, statements_in
+from events.storage.sqlite.value_adapters import register_adapters
 
 T = TypeVar("T")
 
@@ -195,6 +196,7 @@ async def connect(path: Path, options: LogOptions, *, mode: str) -> aiosqlite.Co
     """A connection; `mode` is SQLite's: `ro`, `rw`, `rwc`, or `immutable` for a copy that nothing can write."""
     if sqlite3.sqlite_version_info < SQLITE_MIN:
         raise LogUnusable(f"SQLite {sqlite3.sqlite_version} is too old: this program needs 3.37 or newer")
+    register_adapters()
     query = "mode=ro&immutable=1" if mode == "immutable" else f"mode={mode}"
     connection = await aiosqlite.connect(
         f"{path.as_uri()}?{query}",
