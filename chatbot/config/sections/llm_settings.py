@@ -129,10 +129,10 @@ class LlmSettings(Struct, frozen=True):
             ge=0,
             le=0.25,
             description="Seconds at most that a token waits, so that the sockets of many replies are read together, at"
-            " less CPU time. Below 64 concurrent replies (48 with several workers) no token waits. 0: never.",
+            " less CPU time. With fewer than 24 concurrent replies (of all workers together) no token waits. 0: never.",
             extra={"formerly": ("llm.beat_max_s",)},
         ),
-    ] = 0.028
+    ] = 0.01
     think_tags: Annotated[
         Literal["off", "tagged", "opened"],
         Meta(

@@ -13,9 +13,10 @@ import msgspec
 
 from chatbot.llm.http.connector import Connector
 from chatbot.llm.http.error_mapping import JSON_ERRORS, error_from_status, read_retry_after
-from chatbot.llm.http.http_connection import ConnectionLost, HttpConnection, ReadCoalescer
+from chatbot.llm.http.http_connection import ConnectionLost, HttpConnection
 from chatbot.llm.http.http_response import TRUNCATED, HttpResponse
 from chatbot.llm.http.lenient_json import BOM
+from chatbot.llm.http.read_coalescer import ReadCoalescer
 from chatbot.llm.http.server_address import Address, parse_address, shown_origin
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import LlmError, LlmFailed, LlmUnavailable

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to a model server (RFC 9112), and the coalescing of reads over many connections.
+"""One HTTP/1.1 connection to a model server (RFC 9112).
 
 httptools, the binding of Node's parser, parses what arrives; the body is passed on in the socket's own callback.
 """
@@ -6,50 +6,11 @@ httptools, the binding of Node's parser, parses what arrives; the body is passed
 import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import httptools
 
-
-class PausedConnection(Protocol):
-    """A connection whose reply has begun to arrive and whose reading is paused."""
-
-    def resume(self) -> None:
-        """Read again."""
-        ...
-
-
-class ReadCoalescer:
-    """Reads many connections together, as a network card coalesces interrupts. Shared by all connections to a server.
-
-    A connection that has just been read pauses until the next common resume; the kernel buffers what arrives
-    meanwhile. So each connection is read once for the tokens of `max_s` seconds, and the text of all of them goes to
-    the clients in one round of writes. A token waits for `max_s` at most; with fewer than `from_replies` replies,
-    nothing is paused.
-    """
-
-    def __init__(self, max_s: float, from_replies: int) -> None:
-        self.active_replies = 0  # replies that have begun to arrive and have not ended
-        self._max_s = max_s
-        self._from_replies = from_replies
-        self._paused: list[PausedConnection] = []
-
-    @property
-    def is_active(self) -> bool:
-        """Whether there are enough replies to coalesce their reads."""
-        return self.active_replies >= self._from_replies and self._max_s > 0
-
-    def resume_later(self, connection: PausedConnection) -> None:
-        """Resume `connection`, which has paused its reading, together with the others."""
-        if not self._paused:
-            asyncio.get_running_loop().call_later(self._max_s, self._resume_all)
-        self._paused.append(connection)
-
-    def _resume_all(self) -> None:
-        paused, self._paused = self._paused, []
-        for connection in paused:
-            connection.resume()
-
+from chatbot.llm.http.read_coalescer import ReadCoalescer
 
 HEAD_MAX_BYTES = 65_536  # of a response's status line and headers, and of what follows its body
 UNREAD_MAX_BYTES = 65_536  # of a body that has no consumer yet: beyond it the socket is not read
@@ -95,6 +56,7 @@ class HttpConnection(asyncio.Protocol):
         self._body_read: _BodyRead | None = None
         self._body_parts: list[bytes] = []  # received, not consumed yet
         self._is_paused = False
+        self._coalesced: int | None = None  # what ReadCoalescer.add() gave
         self.on_body = self._body_parts.append
         self._parser = httptools.HttpResponseParser(self)
         self._reset(Phase.IDLE)
@@ -149,6 +111,7 @@ class HttpConnection(asyncio.Protocol):
             if self._may_coalesce:
                 self._may_coalesce = False
                 self._coalescer.active_replies -= 1
+                self.resume()
 
     def allow_coalescing(self) -> None:
         """The body's first text has come: from now on to its end, reads may be coalesced with those of others."""
@@ -157,9 +120,10 @@ class HttpConnection(asyncio.Protocol):
             self._coalescer.active_replies += 1
 
     def resume(self) -> None:
-        """Read again, if reading has paused."""
+        """Read again, if reading has paused or the coalescer reads."""
         if self._is_paused:
             self._is_paused = False
+            self._leave_coalescer()
             self._transport.resume_reading()
 
     def stop_reading_body(self) -> None:
@@ -169,6 +133,7 @@ class HttpConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once: the server sees it and can stop writing."""
+        self._leave_coalescer()
         self._transport.abort()
 
     # asyncio.Protocol
@@ -190,6 +155,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None and self._phase is Phase.BODY and not self._has_explicit_length:
             self._phase = Phase.COMPLETE  # a body without a length ends with its connection (RFC 9112, 6.3)
+        self._leave_coalescer()
         self._fail(str(exc) if exc else "the connection was closed")
         self._deliver_body()
         del self._parser  # it holds our bound methods: a reference cycle, and with it all that we hold
@@ -233,11 +199,20 @@ class HttpConnection(asyncio.Protocol):
 
     def _fail_and_abort(self, reason: str) -> None:
         self._fail(reason)
-        self._transport.abort()
+        self.abort()
 
     def _pause(self) -> None:
         self._is_paused = True
         self._transport.pause_reading()
+
+    def _join_coalescer(self) -> None:
+        self._pause()
+        self._coalesced = self._coalescer.add(self, self._transport)
+
+    def _leave_coalescer(self) -> None:
+        if self._coalesced is not None:
+            self._coalescer.remove(self._coalesced)
+            self._coalesced = None
 
     def _deliver_body(self) -> None:
         """Pass on what has arrived, and end the wait of read_body() where that was all."""
@@ -248,9 +223,12 @@ class HttpConnection(asyncio.Protocol):
         if self._body_parts and self._consume_parts(body_read):
             return
         if self._phase is Phase.BODY:
-            if self._may_coalesce and self._coalescer.is_active:  # the kernel buffers what arrives until then
-                self._pause()
-                self._coalescer.resume_later(self)
+            if (
+                self._may_coalesce
+                and not self._is_paused
+                and self._coalescer.active_replies >= self._coalescer.from_replies
+            ):
+                self._join_coalescer()
         elif self._phase is Phase.COMPLETE:
             body_read.ended.set_result(False)
         else:

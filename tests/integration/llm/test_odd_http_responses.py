@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from chatbot.llm.http import http_client as pool
-from chatbot.llm.http.http_connection import HttpConnection, ReadCoalescer
+from chatbot.llm.http.http_connection import HttpConnection
+from chatbot.llm.http.read_coalescer import ReadCoalescer
 from chatbot.llm.provider import (
     ChatMessage,
     LlmError,

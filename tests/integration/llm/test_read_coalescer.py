@@ -1,9 +1,13 @@
 """Many replies are read together on a beat, over real sockets, with either protocol and either event loop."""
 
 import asyncio
+import errno
+import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ import pytest
 from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.config.settings import Settings
 from chatbot.llm.configured_provider import llm_options
-from chatbot.llm.http.http_connection import ReadCoalescer
+from chatbot.llm.http.read_coalescer import READ_MAX_BYTES, ReadCoalescer
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
     ChatMessage,
@@ -22,6 +26,7 @@ from chatbot.llm.provider import (
 from chatbot.llm.providers.midm_provider import MidmProvider
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from events.catalogue import Parameters
+from tests.support.programs.certificates import make_certificates
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -94,15 +99,16 @@ class RunningCall:
 
 @asynccontextmanager
 async def model(
-    protocol: str, read_coalesce_max_s: float = BEAT_S
+    protocol: str, read_coalesce_max_s: float = BEAT_S, *, ca_file: str = "", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Server, MidmProvider | OpenAiProvider]]:
     """A server, and a provider with an empty crowd. No test waits for a beat of A_LONG_TIME_S."""
     server = Server(protocol)
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+    url = f"http{'s' if tls else ''}://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     options = LlmOptions(
         server_url=url,
         model="m",
+        ca_file=ca_file,
         read_coalesce_max_s=read_coalesce_max_s,
         coalesce_from_replies=COALESCE_FROM_REPLIES,
     )
@@ -114,6 +120,10 @@ async def model(
         await provider.close()
         listener.close()
         await asyncio.sleep(0.05)  # the server's tasks see it and end
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 async def heard(asked: list[RunningCall]) -> None:
@@ -220,28 +230,110 @@ def test_what_came_before_a_cut_is_heard(run: Run, protocol: str) -> None:
     run(main())
 
 
-def test_reads_are_coalesced_from_a_number_of_replies_on_over_one_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unit: the interval alone."""
-    waits: list[float] = []
+def test_over_tls_many_replies_are_read_together_too(run: Run, protocol: str, tmp_path: Path) -> None:
+    certificate, tls = make_certificates(tmp_path, "127.0.0.1")
 
     async def main() -> None:
-        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda wait_s, _call: waits.append(wait_s))
-        for active_replies in (COALESCE_FROM_REPLIES, 10 * COALESCE_FROM_REPLIES):
-            one = ReadCoalescer(0.03, COALESCE_FROM_REPLIES)
-            one.active_replies = active_replies - 1
-            was_on = one.is_active
-            one.active_replies = active_replies
-            assert (was_on, one.is_active) == (active_replies > COALESCE_FROM_REPLIES, True)
-            one.resume_later(object())  # type: ignore[arg-type]  # nobody resumes it here
-            one.resume_later(object())  # type: ignore[arg-type]
+        async with model(protocol, ca_file=str(certificate), tls=tls) as (_, provider):
+            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            await asyncio.gather(*(one.task for one in asked))
+            assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
+            assert max(len(one.pieces) for one in asked) < len(WORDS) / 2
 
-    with asyncio.Runner() as runner:
-        runner.run(main())
-        monkeypatch.undo()
-    assert waits == [0.03, 0.03]
+    run(main())
 
 
-@pytest.mark.parametrize(("workers", "from_replies"), [(1, 48), (2, 24), (4, 12), (256, 8)])
+def test_no_descriptor_is_left_after_replies_that_end_are_cut_or_cancelled(run: Run, protocol: str) -> None:
+    async def all_kinds() -> None:
+        before = open_descriptors()
+        async with model(protocol, 0.02) as (server, provider):
+            for cut_after, endless in ((None, False), (10, False), (None, True)):
+                server.cut_after, server.endless = cut_after, endless
+                asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+                if not endless:
+                    await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
+            await heard(asked)
+            await asyncio.sleep(0.1)
+            assert open_descriptors() >= before + 5 * len(asked) // 2  # both ends, and nearly all duplicates
+            await stop(asked)
+
+    async def main() -> None:
+        await all_kinds()
+        before = open_descriptors()  # the loop keeps some of its own from the first use on
+        await all_kinds()
+        assert open_descriptors() == before
+
+    run(main())
+
+
+def test_a_process_without_free_descriptors_reads_on(run: Run, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        async with model(protocol) as (_, provider):
+            monkeypatch.setattr("os.dup", fail)
+            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            await asyncio.gather(*(one.task for one in asked))
+            assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
+
+    run(main())
+
+
+class FakeConnection:
+    """One end of a pair of sockets, as its transport. Fails at its first data where `fails`."""
+
+    def __init__(self, coalescer: ReadCoalescer, *, fails: bool = False) -> None:
+        self.sock, self.peer = socket.socketpair()
+        self.sock.setblocking(False)
+        self.reads: list[int] = []
+        self.resumed = 0
+        self.fails = fails
+        self.descriptor = coalescer.add(self, self)  # type: ignore[arg-type]  # a transport as far as it is asked
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.sock if name == "socket" else None
+
+    def data_received(self, data: bytes) -> None:
+        self.reads.append(len(data))
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("a fault of ours")
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+
+async def test_a_connection_with_much_data_is_read_in_bounded_pieces() -> None:
+    """Unit: beside a slow one, and one that fails, which stops none of the others."""
+    coalescer = ReadCoalescer(0.01, 1)
+    coalescer.active_replies = 3
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    fast, slow, odd = FakeConnection(coalescer), FakeConnection(coalescer), FakeConnection(coalescer, fails=True)
+    fast.peer.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            fast.peer.send(b"x" * 1024)
+    slow.peer.send(b"x" * 10)
+    odd.peer.send(b"x" * 10)
+    while not (fast.reads and slow.reads and odd.reads):
+        await asyncio.sleep(0)
+    assert (slow.reads, odd.reads) == ([10], [10])
+    assert fast.reads == [READ_MAX_BYTES]
+    assert len(faults) == 1
+    odd.peer.close()
+    while not odd.resumed:  # its transport is to meet the end
+        await asyncio.sleep(0.001)
+    assert not slow.resumed
+    for one in (fast, slow, odd):
+        assert one.descriptor is not None
+        coalescer.remove(one.descriptor)
+        one.sock.close()
+        one.peer.close()
+
+
+@pytest.mark.parametrize(("workers", "from_replies"), [(1, 24), (2, 12), (4, 8), (256, 8)])
 def test_workers_together_coalesce_from_about_as_many_replies_as_one_process(workers: int, from_replies: int) -> None:
     settings = Settings(server=ServerSettings(workers=workers))
     assert llm_options(settings).coalesce_from_replies == from_replies

@@ -1,0 +1,111 @@
+"""Reads the sockets of many replies together, as a network card coalesces interrupts."""
+
+import asyncio
+import os
+import select
+import sys
+from typing import Protocol
+
+READ_MAX_BYTES = 65_536  # of one connection in each round: a fast one does not delay the others
+
+
+class CoalescedConnection(Protocol):
+    """A connection whose reply has begun to arrive."""
+
+    def data_received(self, data: bytes) -> None:
+        """More of the reply has come."""
+        ...
+
+    def resume(self) -> None:
+        """Read again by the event loop alone."""
+        ...
+
+
+class ReadCoalescer:
+    """Reads many connections in one round every `interval_s`. Shared by all connections to a server.
+
+    The event loop does not read a connection that was added, and the kernel buffers what arrives. So many tokens cost
+    one wake-up of the loop, and their text goes to the clients in one round of writes. A token waits for `interval_s`
+    at most; with fewer than `from_replies` replies, no connection should be added. `active_replies` have begun to
+    arrive and have not ended.
+
+    A round reads the sockets by duplicates of their descriptors: a transport may close its own at any time. It reads
+    with poll() because that needs no descriptor, and costs least where nearly all sockets have news. What TLS has
+    encrypted only its transport can read: such a connection pauses after each read, until the next round resumes it.
+    """
+
+    def __init__(self, interval_s: float, from_replies: int) -> None:
+        """`interval_s` 0: never."""
+        self.active_replies = 0
+        self.from_replies = from_replies if interval_s > 0 else sys.maxsize
+        self._interval_s = interval_s
+        self._poll = select.poll()
+        self._connections: dict[int, CoalescedConnection] = {}  # by the duplicate of the socket's descriptor
+        self._paused: list[CoalescedConnection] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0  # when the next round begins, on the loop's clock
+
+    def add(self, connection: CoalescedConnection, transport: asyncio.Transport) -> int | None:
+        """Read `connection`, whose `transport` has paused reading, from the next round on.
+
+        Gives what remove() needs; None if the next round only resumes the connection.
+        """
+        if self._timer is None:
+            self._schedule_round()
+        descriptor = _duplicate(transport)
+        if descriptor is None:
+            self._paused.append(connection)
+            return None
+        self._connections[descriptor] = connection
+        self._poll.register(descriptor, select.POLLIN)
+        return descriptor
+
+    def remove(self, descriptor: int) -> None:
+        """Stop reading the connection for which add() gave `descriptor`."""
+        del self._connections[descriptor]
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+
+    def _run_round(self) -> None:
+        self._timer = None
+        try:
+            for descriptor, _ in self._poll.poll(0):
+                if (connection := self._connections.get(descriptor)) is not None:  # not removed within this round
+                    _read(descriptor, connection)
+        finally:
+            paused, self._paused = self._paused, []
+            if self.active_replies < self.from_replies // 2:  # half as many, or they would come and go
+                paused += self._connections.values()
+            for connection in paused:
+                connection.resume()
+            if self._timer is None and self._connections:
+                self._schedule_round()
+
+    def _schedule_round(self) -> None:
+        """One interval after the last round was due, so that a round's own time does not delay the next one."""
+        loop = asyncio.get_running_loop()
+        self._due_s = max(self._due_s, loop.time() - self._interval_s / 2) + self._interval_s
+        self._timer = loop.call_at(self._due_s, self._run_round)
+
+
+def _duplicate(transport: asyncio.Transport) -> int | None:
+    """None for TLS, and if the process has no descriptor left."""
+    if transport.get_extra_info("ssl_object") is not None:
+        return None
+    try:
+        return os.dup(transport.get_extra_info("socket").fileno())
+    except OSError:
+        return None
+
+
+def _read(descriptor: int, connection: CoalescedConnection) -> None:
+    try:
+        data = os.read(descriptor, READ_MAX_BYTES)
+    except BlockingIOError:
+        return
+    except OSError:
+        data = b""
+    if data:
+        connection.data_received(data)
+    else:  # the end or an error, which its transport knows how to handle
+        connection.resume()
