@@ -31,8 +31,9 @@ from chatbot.llm.provider import Provider
 from chatbot.llm.servers.server_pool import ServerPool
 from chatbot.nodes.node import Node
 from chatbot.observability.anchor_metrics import AnchorMetrics
+from chatbot.observability.clock_metrics import ClockMetrics
 from chatbot.observability.log_writer import LogWriter
-from chatbot.observability.metrics import ClockMetrics, LogMetrics, Metrics, ProjectionMetrics, SessionMetrics
+from chatbot.observability.metrics import LogMetrics, Metrics, ProjectionMetrics, SessionMetrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
 from chatbot.runtime.background_tasks import run_in_background
 from chatbot.runtime.clock import NextDeadline

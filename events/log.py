@@ -183,6 +183,11 @@ class EventLog(Protocol):
         ...
 
     @property
+    def oldest_append_s(self) -> float:
+        """How long the oldest append has waited that has no outcome yet; 0 if none waits."""
+        ...
+
+    @property
     def damage(self) -> str | None:
         """The damage of the store that was found while it was in use, or None. With damage, appends are refused with
         LogUnavailable.

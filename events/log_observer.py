@@ -17,6 +17,12 @@ class LogObserver(Protocol):
     def refused_by_writer(self) -> None:
         """The process that writes the log for this one cannot write just now. It has counted the refused append."""
 
+    def stalled(self, seconds: float) -> None:
+        """An append has waited for so long, as the disk or the database does not answer. Called once for each stall."""
+
+    def notified(self, *, is_notified: bool) -> None:
+        """Whether this process is told what others record, or has to look itself, as it has no connection for that."""
+
     def failed(self, error: Exception) -> None:
         """The writer caught an exception that no store should raise: a bug."""
 
@@ -38,6 +44,10 @@ class NoObserver:
     def refused(self, reason: str) -> None: ...
 
     def refused_by_writer(self) -> None: ...
+
+    def stalled(self, seconds: float) -> None: ...
+
+    def notified(self, *, is_notified: bool) -> None: ...
 
     def failed(self, error: Exception) -> None: ...
 

@@ -23,6 +23,7 @@ async def refresh_gauges(services: Services) -> None:
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
     services.metrics.outdated(is_outdated=services.runner.unknown_event is not None)
     services.metrics.keys_outdated(is_outdated=not services.keys.is_current)
+    services.metrics.oldest_append(services.log.oldest_append_s)
     pending = services.log.erasure_pending or services.erasures.pending or services.log_metrics.incomplete_erasures
     services.metrics.erasure_pending(pending=bool(pending))
     with suppress(LogUnavailable):

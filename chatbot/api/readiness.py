@@ -25,7 +25,7 @@ NOT_READY_REASONS: dict[ReadinessState, str] = {
     "outdated": "the log holds an event of a newer version of this program: update it; /api/health names the type",
     "damaged": "a file of the log is damaged or was removed; nothing is recorded until the service is restarted",
     "unreadable": "what was recorded last cannot be read just now; the logs say why",
-    "unwritable": "nothing can be recorded just now; the logs say why (log.refused)",
+    "unwritable": "nothing can be recorded just now; the logs say why (log.refused, log.stalled)",
 }
 
 

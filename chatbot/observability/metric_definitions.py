@@ -126,6 +126,11 @@ class MetricDefinitions:
             buckets=bounds.DISK,
             registry=registry,
         )
+        self._oldest_append = Gauge(
+            "chatbot_append_pending_seconds",
+            "How long the oldest append waits that is not on disk yet; 0 if none waits.",
+            registry=registry,
+        )
         self._commit = Histogram(
             "chatbot_commit_seconds", "One transaction, fsync included.", buckets=bounds.DISK, registry=registry
         )
@@ -195,6 +200,11 @@ class MetricDefinitions:
 
     def _nodes(self, registry: CollectorRegistry) -> None:
         self._mirrors = Gauge("chatbot_mirrors", "Replies of other nodes that are followed here.", registry=registry)
+        self._notifications_lost = Gauge(
+            "chatbot_notifications_lost",
+            "1 while this process has no connection to PostgreSQL that listens: it notices late what others record.",
+            registry=registry,
+        )
         self._peer_failures = Counter(
             "chatbot_peer_failures_total",
             "Questions that another node did not answer.",

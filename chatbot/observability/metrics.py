@@ -176,6 +176,9 @@ class Metrics(MetricDefinitions):
     def mirrors(self, count: int) -> None:
         self._mirrors.set(count)
 
+    def notifications_lost(self, *, are_lost: bool) -> None:
+        self._notifications_lost.set(are_lost)
+
     def peer_failed(self, question: str) -> None:
         self._peer_failures.labels(question).inc()
 
@@ -184,6 +187,9 @@ class Metrics(MetricDefinitions):
     def projection_lag(self, events: int, seconds: float) -> None:
         self._lag_events.set(events)
         self._lag_s.set(seconds)
+
+    def oldest_append(self, seconds: float) -> None:
+        self._oldest_append.set(seconds)
 
     def log_lines_dropped(self, total: int) -> None:
         self._log_lines_dropped.inc(total - self._log_lines_dropped_before)
@@ -333,6 +339,14 @@ class LogMetrics:
     def refused_by_writer(self) -> None:
         self.writable = False
 
+    def stalled(self, seconds: float) -> None:
+        self.writable = False
+        advice = "the disk or the database does not answer; what waits goes on once it does"
+        self._logger.warning("log.stalled", waiting_s=round(seconds, 1), advice=advice)
+
+    def notified(self, *, is_notified: bool) -> None:
+        self._metrics.notifications_lost(are_lost=not is_notified)
+
     def recovered(self) -> None:
         """A probe of the store has succeeded."""
         self.writable = True
@@ -359,20 +373,6 @@ class LogMetrics:
     def files_lost(self, reason: str) -> None:
         self._metrics.files_lost()
         self._logger.error("log.files_lost", reason=reason)
-
-
-class ClockMetrics:
-    """Reports jumps of the wall clock."""
-
-    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
-        self._metrics = metrics
-        self._logger = logger
-
-    def jumped(self, seconds: float) -> None:
-        self._metrics.clock_jumped()
-        self._logger.warning(
-            "clock.jumped", by_s=round(seconds, 1), effect="sessions expire late, and retention erases nothing for now"
-        )
 
 
 class ProjectionMetrics:

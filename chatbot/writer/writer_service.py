@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 from msgspec.structs import replace
@@ -134,7 +135,7 @@ class WriterService:
             log,
             listener,
             SharedPositions(self._fds.positions),
-            handlers={**publisher.handlers, METRICS_REQUEST: self._collect_metrics},
+            handlers={**publisher.handlers, METRICS_REQUEST: partial(self._collect_metrics, log)},
             program=__version__,
             observe=self._log_metrics,
         )
@@ -165,7 +166,8 @@ class WriterService:
         while server.clients and loop.time() < end_s:  # noqa: ASYNC110  looked at once in the life of a writer
             await asyncio.sleep(ORPHAN_POLL_S)
 
-    async def _collect_metrics(self, _: RemoteClient, _body: bytes) -> bytes:
+    async def _collect_metrics(self, log: EventLog, _client: RemoteClient, _body: bytes) -> bytes:
+        self._metrics.oldest_append(log.oldest_append_s)
         self._metrics.erasure_pending(pending=bool(self._log_metrics.incomplete_erasures))  # as found at the start
         self._metrics.log_lines_dropped(self._log_writer.dropped)
         families = await asyncio.to_thread(families_of, self._metrics.registry)

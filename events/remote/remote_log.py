@@ -139,6 +139,11 @@ class RemoteLog(SqliteQueries):
         """As SqliteLog.erasure_pending."""
         return self._connection.status.erasure_pending
 
+    @property
+    def oldest_append_s(self) -> float:
+        """As EventLog.oldest_append_s."""
+        return self._connection.oldest_append_s
+
     async def append(
         self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:

@@ -37,6 +37,7 @@ from events.remote.wire_format import (
 )
 from events.remote.writer_protocol import WriterProtocol
 from events.storage.append_batch import PendingAppend, recorded_events
+from events.storage.group_commit import STALLED_S
 from events.subscriptions import AppendListeners
 
 RETRY_S = (0.01, 0.5)  # between attempts to connect: the first pause and the longest
@@ -96,6 +97,11 @@ class WriterConnection:
     @property
     def is_connected(self) -> bool:
         return self._transport is not None
+
+    @property
+    def oldest_append_s(self) -> float:
+        """How long the oldest append has waited that has no answer; 0 if none waits."""
+        return self._loop.time() - next(iter(self._appends.values())).since_s if self._appends else 0.0
 
     async def open(self) -> None:
         """Connect, within `busy_timeout_s`. Raises LogUnavailable."""
@@ -362,6 +368,8 @@ class WriterConnection:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_CHECK_S):
                     await self._is_lost.wait()
+            if self.oldest_append_s >= STALLED_S:
+                self._observe.refused_by_writer()
             if self._transport is not None and self._appends:
                 oldest = next(iter(self._appends.values()))
                 if max(oldest.since_s, self._heard_s) < self._loop.time() - ANSWER_TIMEOUT_S:

@@ -25,6 +25,7 @@ Recorded = tuple[RecordedEvent, ...]
 T = TypeVar("T")
 
 _REASONS = {VersionConflict: "conflict", MediaMissing: "missing"}  # of refusals; `unavailable` otherwise
+STALLED_S = 5.0  # of an append that waits, after which somebody should know
 RETRY_S = 1.0  # pause after an unexpected failure of the store's maintenance
 
 
@@ -74,6 +75,7 @@ class GroupCommit:
         self._options = options
         self._observe = observe
         self._queue: deque[QueuedAppend] = deque()
+        self._written: Sequence[QueuedAppend] = ()  # the batch that the store writes now
         self._queued_bytes = 0
         self._queued_events = 0
         self._jobs: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
@@ -84,12 +86,20 @@ class GroupCommit:
         self._expected_appends = 0  # the lesser of the last two: one burst alone does not cause a wait
         self._wake_at = 1  # so many appends in the queue wake the task
         self._loop = asyncio.get_running_loop()
+        self._stall_check: asyncio.TimerHandle | None = None  # while there is something to look at
+        self._is_stalled = False
         self._task = self._loop.create_task(self._run(), name="log-writer")
 
     @property
     def waiting(self) -> int:
         """Appends in the queue."""
         return len(self._queue)
+
+    @property
+    def oldest_append_s(self) -> float:
+        """How long the oldest append has waited that has no outcome; 0 if none waits."""
+        oldest = self._written or self._queue
+        return time.monotonic() - oldest[0][2] if oldest else 0.0
 
     def submit(self, pending: PendingAppend) -> asyncio.Future[Recorded]:
         """Queue an append; the future gets its outcome. Raises LogBusy, LogUnavailable or ValueError."""
@@ -113,8 +123,22 @@ class GroupCommit:
         self._queue.append((pending, reply, time.monotonic()))
         self._queued_bytes += pending.size
         self._queued_events += events
+        if self._stall_check is None:
+            self._stall_check = self._loop.call_later(STALLED_S, self._look_for_stall)
         if queued + 1 == self._wake_at or self._queued_events >= self._options.append_batch_max:
             self._arrival.set()
+
+    def _look_for_stall(self) -> None:
+        """Whatever the task waits for: a thread whose fsync never returns tells nobody."""
+        age_s = self.oldest_append_s
+        is_stalled = age_s >= STALLED_S
+        if is_stalled and not self._is_stalled:
+            self._observe.stalled(age_s)
+        self._is_stalled = is_stalled
+        self._stall_check = None
+        if age_s:
+            next_s = STALLED_S if is_stalled else STALLED_S - age_s
+            self._stall_check = self._loop.call_later(next_s, self._look_for_stall)
 
     async def probe(self) -> None:
         """Have the store commit nothing, after the appends that wait. Raises LogUnavailable where that fails."""
@@ -170,6 +194,8 @@ class GroupCommit:
                 pause_s = await self._maintain()
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
+            if self._stall_check is not None:
+                self._stall_check.cancel()
             if self._probe is not None:
                 self._probe.cancel()
             for future in (*(future for _, future, _ in self._queue), *(future for _, future in self._jobs)):
@@ -216,6 +242,7 @@ class GroupCommit:
 
     async def _write(self, batch: list[QueuedAppend]) -> None:
         started_s = time.monotonic()
+        self._written = batch
         try:
             outcomes = await self._store.write([pending for pending, _, _ in batch])
             if self.on_committed is not None:
@@ -231,6 +258,8 @@ class GroupCommit:
             if not isinstance(error, Exception):  # the event loop is being torn down
                 raise
             self._failed(error)  # one bad batch must not stop every session
+        finally:
+            self._written = ()
 
     async def _answer_probe(self, probe: asyncio.Future[None]) -> None:
         outcome: Exception | None = None

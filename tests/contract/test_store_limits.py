@@ -34,6 +34,12 @@ class Counts:
     def warned(self, subject: str, reason: str) -> None:
         raise AssertionError((subject, reason))
 
+    def stalled(self, seconds: float) -> None:
+        raise AssertionError(seconds)
+
+    def notified(self, *, is_notified: bool) -> None:
+        raise AssertionError(is_notified)
+
     def failed(self, error: Exception) -> None:
         self.reasons.append(repr(error))
 

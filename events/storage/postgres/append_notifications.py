@@ -19,6 +19,7 @@ import msgspec
 
 from events.errors import LogError, LogUnavailable
 from events.log import AppendListener
+from events.log_observer import LogObserver
 from events.record import BROADCAST_STREAMS, BROADCAST_TYPES, EventHeader, Head
 from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import (
@@ -48,13 +49,11 @@ _decode = msgspec.json.Decoder(_Report).decode
 class AppendNotifications:
     """Implements the subscriptions of one log. Connects when it is first used, after `start`. Must be closed."""
 
-    def __init__(
-        self, database: Database, pool: PostgresReadPool, head: HeadListener, warn: Callable[[str], None]
-    ) -> None:
-        """`warn` is told why this process has no connection that listens, once until it has one again."""
+    def __init__(self, database: Database, pool: PostgresReadPool, head: HeadListener, observe: LogObserver) -> None:
+        """`observe` is told why this process has no connection that listens, once until it has one again."""
         self._database = database
         self._pool = pool
-        self._warn = warn
+        self._observe = observe
         self._head = head
         self._node: UUID | None = None
         self._listeners = AppendListeners()
@@ -146,15 +145,17 @@ class AppendNotifications:
     async def _replace_polls(self) -> None:
         """Look over the connections for reading, while there is no poll on the one that listens."""
         loop = asyncio.get_running_loop()
-        is_warned = False
+        is_notified = True
         while True:
             await asyncio.sleep(POLL_S)
-            if loop.time() - self._polled_s < SILENT_POLLS * POLL_S:
-                is_warned = False
+            was_notified, is_notified = is_notified, loop.time() - self._polled_s < SILENT_POLLS * POLL_S
+            if is_notified != was_notified:
+                self._observe.notified(is_notified=is_notified)
+            if is_notified:
                 continue
-            if not is_warned:
-                self._warn(f"what other nodes record is noticed late: {self._trouble}")
-                is_warned = True
+            if was_notified:
+                reason = f"what other nodes record is noticed late: {self._trouble}"
+                self._observe.warned("notifications_lost", reason)
             with suppress(LogError):  # the callers of the log get the error
                 rows = await self._pool.fetch(END)
                 await self._report_missed(self._pool.fetch, rows[0][0])

@@ -56,9 +56,7 @@ class PostgresLog(PostgresQueries):
             self._registry = NodeRegistry(self._pool, version)
             self._gate = EventTypeGate(self._registry, observe)
         self._store = PostgresBatchStore(database, self._head, self._vacuum)
-        self._notifications = AppendNotifications(
-            database, self._pool, self._head, partial(observe.warned, "notifications_lost")
-        )
+        self._notifications = AppendNotifications(database, self._pool, self._head, observe)
         self._writer: GroupCommit | None = None
         self._closed: asyncio.Task[None] | None = None
         self.media = PostgresMedia(database, self._pool, self._head, self._vacuum, self._clock)
@@ -122,6 +120,11 @@ class PostgresLog(PostgresQueries):
         transaction that can see them. See events/storage/postgres/vacuum.py for what a VACUUM leaves.
         """
         return not self._vacuum.clean.is_set()
+
+    @property
+    def oldest_append_s(self) -> float:
+        """As EventLog.oldest_append_s."""
+        return 0.0 if self._writer is None else self._writer.oldest_append_s
 
     async def append(
         self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata

@@ -174,6 +174,11 @@ class SqliteLog(SqliteQueries):
         """Whether a reader in another program still keeps erased content in the write-ahead log."""
         return self._write_side is not None and not self._write_side.store.wal_clean.is_set()
 
+    @property
+    def oldest_append_s(self) -> float:
+        """As EventLog.oldest_append_s."""
+        return 0.0 if self._write_side is None else self._write_side.writer.oldest_append_s
+
     async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
         """As EventLog.read_all. The newest events come from memory, if this process has written them."""
         newest = None if self._write_side is None else self._write_side.store.newest.after(after, limit)

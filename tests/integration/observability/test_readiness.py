@@ -1,6 +1,7 @@
 """Readiness: no requests are wanted where nothing can be recorded or read, and again as soon as it works."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
@@ -8,10 +9,15 @@ import httpx
 import pytest
 import structlog
 
+from chatbot.api import readiness as readiness_module
 from chatbot.api.readiness import PROBE_S, WriteProbe
 from chatbot.observability.metrics import LogMetrics, Metrics
 from events.errors import LogUnavailable, VersionConflict
 from events.options import LogOptions
+from events.remote import writer_connection
+from events.storage import group_commit
+from events.storage.append_batch import Outcome, PendingAppend
+from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.errors import ProjectionsUnavailable
 from projections.runner import ProjectionRunner
 from tests.support.log.log_files import foreign
@@ -50,6 +56,36 @@ async def test_a_service_that_cannot_record_is_not_ready_until_it_can(tmp_path: 
         await until_ready(service.client)
         assert (await service.client.get("/api/health")).json()["status"] == "healthy"
         assert service.services.log.head().position == 0
+
+
+async def test_a_service_whose_disk_does_not_answer_is_not_ready_until_it_does(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "STALLED_S", 0.1)
+    log = service.services.log
+    assert isinstance(log, SqliteLog)
+    assert log.write_side is not None
+    write, answers = log.write_side.store.write, asyncio.Event()
+
+    async def write_late(batch: Sequence[PendingAppend]) -> list[Outcome]:
+        await answers.wait()
+        return await write(batch)
+
+    assert "chatbot_append_pending_seconds 0.0" in (await service.client.get("/metrics")).text
+    monkeypatch.setattr(log.write_side.store, "write", write_late)
+    creation = asyncio.create_task(service.client.post("/api/sessions"))
+    await asyncio.sleep(0.3)
+    assert await readiness(service.client) == (503, "unwritable")
+    (line,) = [
+        line
+        for line in (await service.client.get("/metrics")).text.splitlines()
+        if line.startswith("chatbot_append_pending_seconds ")
+    ]
+    assert float(line.split()[1]) > 0.3
+    answers.set()
+    assert (await creation).status_code == 201
+    await until_ready(service.client)
+    assert "chatbot_append_pending_seconds 0.0" in (await service.client.get("/metrics")).text
 
 
 async def test_a_service_whose_projections_cannot_follow_is_not_ready(
@@ -102,6 +138,36 @@ async def test_a_worker_whose_writer_cannot_write_says_so_until_it_can(tmp_path:
         with pytest.raises(VersionConflict):
             await log.append("a", 1, [posted("x")], ASKED)
         assert await write_probe.is_writable()
+    finally:
+        await service.close()
+
+
+async def test_a_worker_whose_writer_does_not_answer_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_connection, "STALLED_S", 0.1)
+    monkeypatch.setattr(writer_connection, "ANSWER_CHECK_S", 0.02)
+    monkeypatch.setattr(readiness_module, "DATABASE_TIMEOUT_S", 0.05)
+    service = LogService(tmp_path / "log.db")
+    of_writer = await service.start()
+    observer = LogMetrics(Metrics("1"), structlog.get_logger("test"))
+    log = await service.connect(observe=observer)
+    try:
+        write_probe = WriteProbe(log, observer)
+        assert await write_probe.is_writable()
+        answers = asyncio.Event()
+        assert of_writer.write_side is not None
+        stuck = of_writer.write_side.writer.run(answers.wait)
+        append = asyncio.create_task(log.append("a", 0, [posted("x")], ASKED))
+        await asyncio.sleep(0.3)
+        assert log.oldest_append_s > 0.2
+        assert not await write_probe.is_writable()
+        answers.set()
+        await asyncio.gather(stuck, append)
+        assert log.oldest_append_s == 0
+        async with asyncio.timeout(20):
+            while not await write_probe.is_writable():
+                await asyncio.sleep(0.05)
     finally:
         await service.close()
 

@@ -210,9 +210,13 @@ class Warnings(NoObserver):
 
     def __init__(self) -> None:
         self.subjects: list[str] = []
+        self.notified_as: list[bool] = []
 
     def warned(self, subject: str, reason: str) -> None:
         self.subjects.append(subject)
+
+    def notified(self, *, is_notified: bool) -> None:
+        self.notified_as.append(is_notified)
 
 
 async def test_without_a_connection_that_listens_it_is_looked_over_those_for_reading(
@@ -239,6 +243,7 @@ async def test_without_a_connection_that_listens_it_is_looked_over_those_for_rea
             " AND (query LIKE '%events_hold%' OR query LIKE '%unnest%')"
         )
         await until(lambda: observer.subjects == ["notifications_lost"])
+        assert observer.notified_as == [False]
         await fill(logs[0], "a", "1")
         await logs[0].append(HOLDS, 0, [HoldAdded("h", "a reason")], ASKED)
         log.hold("b")
@@ -248,5 +253,7 @@ async def test_without_a_connection_that_listens_it_is_looked_over_those_for_rea
         await until(lambda: ("b", 0) in told.held)
         await logs[0].append("b", 0, [posted("1")], ASKED)
         await until(lambda: told.headers[-1].stream_id == "b")
+        await until(lambda: observer.notified_as == [False, True])
+        assert observer.subjects == ["notifications_lost"]
     finally:
         await log.close()

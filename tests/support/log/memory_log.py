@@ -65,6 +65,10 @@ class MemoryLog:
         return False
 
     @property
+    def oldest_append_s(self) -> float:
+        return 0.0
+
+    @property
     def damage(self) -> str | None:
         return None
 

@@ -10,6 +10,7 @@ from events.integrity.hash_chain import GENESIS
 from events.log_observer import NoObserver
 from events.options import APPEND_BATCH_LIMIT, LogOptions
 from events.record import Head
+from events.storage import group_commit
 from events.storage.append_batch import AppendContext, Outcome, PendingAppend, plan, prepare
 from events.storage.group_commit import GroupCommit
 from tests.support.log.sample_events import ASKED, posted
@@ -251,4 +252,54 @@ async def test_a_probe_that_fails_is_a_refusal_and_the_next_one_may_do(error: Ex
     assert (writer.failure is error) is is_ours
     await writer.probe()
     await writer.submit(pending("a"))
+    await writer.close()
+
+
+class Stalls(NoObserver):
+    """Remembers how long appends had waited."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def stalled(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+async def test_a_store_that_does_not_return_is_reported_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "STALLED_S", 0.05)
+    store, stalls = RecordingBatchStore(), Stalls()
+    writer = GroupCommit(store, LogOptions(), stalls)
+    assert writer.oldest_append_s == 0
+    await writer.submit(pending("quick"))
+    assert writer.oldest_append_s == 0
+    for number in range(2):
+        store.free.clear()
+        stuck = writer.submit(pending(f"stuck{number}"))
+        await asyncio.sleep(0.01)
+        behind = writer.submit(pending(f"behind{number}"))
+        await asyncio.sleep(0.2)
+        assert len(stalls.seconds) == number + 1
+        assert stalls.seconds[number] >= 0.05
+        assert writer.oldest_append_s > 0.2
+        store.free.set()
+        await asyncio.gather(stuck, behind)
+        assert writer.oldest_append_s == 0
+        await asyncio.sleep(0.1)
+    await writer.close()
+    assert len(stalls.seconds) == 2
+
+
+async def test_appends_that_wait_for_maintenance_are_seen_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "STALLED_S", 0.05)
+    store, stalls = RecordingBatchStore(), Stalls()
+    writer = GroupCommit(store, LogOptions(), stalls)
+    store.free.clear()
+    job = writer.run(store.free.wait)
+    await asyncio.sleep(0.01)
+    append = writer.submit(pending("a"))
+    await asyncio.sleep(0.1)
+    assert writer.oldest_append_s > 0.05
+    assert len(stalls.seconds) == 1
+    store.free.set()
+    await asyncio.gather(job, append)
     await writer.close()

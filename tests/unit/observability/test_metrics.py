@@ -177,13 +177,22 @@ def test_what_the_log_and_the_projections_report_is_counted() -> None:
     log = LogMetrics(metrics, structlog.get_logger("test"))
     log.appended(batch_events=7, append_s=0.02, commit_s=0.01)
     log.refused("busy")
+    assert log.writable
+    log.stalled(5.0)
+    assert not log.writable
+    log.appended(batch_events=1, append_s=6.0, commit_s=6.0)
+    assert log.writable
+    log.notified(is_notified=False)
+    assert value(metrics, "chatbot_notifications_lost") == 1
+    log.notified(is_notified=True)
+    assert value(metrics, "chatbot_notifications_lost") == 0
     folds = ProjectionMetrics(metrics, structlog.get_logger("test"))
     folds.applied(7, 0.01)
     folds.failed(OSError("disk"))
     folds.rebuilt("it is damaged")
-    assert value(metrics, "chatbot_append_batch_events_sum") == 7
-    assert value(metrics, "chatbot_append_seconds_sum") == 0.02
-    assert value(metrics, "chatbot_commit_seconds_sum") == 0.01
+    assert value(metrics, "chatbot_append_batch_events_sum") == 8
+    assert value(metrics, "chatbot_append_seconds_sum") == 6.02
+    assert value(metrics, "chatbot_commit_seconds_sum") == 6.01
     assert value(metrics, "chatbot_appends_refused_total", reason="busy") == 1
     assert value(metrics, "chatbot_projected_events_total") == 7
     assert value(metrics, "chatbot_projection_failures_total") == 1
