@@ -13,7 +13,7 @@ from chatbot.api.access.failed_attempts import FAILED_ATTEMPTS, FailedAttempts
 from chatbot.api.access.view_records import VIEWS, ViewRecorder
 from chatbot.api.erasure import erasure_routes, hold_routes, redaction_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
-from chatbot.api.middleware import add_headers, request_middleware
+from chatbot.api.middleware import add_headers
 from chatbot.api.openai_responses import conversation_routes, response_creation, response_routes
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.readiness import WRITE_PROBE, WriteProbe
@@ -68,7 +68,7 @@ SHUTDOWN_MIN_S = 0.001  # aiohttp treats 0 as no limit
 
 def build_app(services: Services) -> web.Application:
     """The application with all routes. chatbot/wiring.py starts and stops the parts in `services`."""
-    app = web.Application(middlewares=[request_middleware], client_max_size=services.settings.server.body_max_bytes)
+    app = web.Application(client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
     is_logged = services.settings.logging.access_log
     app[ACCESS_LOG] = AccessLog(services.settings, services.logger, services.log_writer, is_on=is_logged)

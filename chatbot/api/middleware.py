@@ -8,12 +8,12 @@ browsers send no `Origin` and an ordinary `Host`, and are not affected.
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
 import structlog
 from aiohttp import web
 
-from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, METHODS, OTHER_METHOD, REQUEST_ID, SERVED, ServedRequest
+from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, METHODS, OTHER_METHOD, SERVED
 from chatbot.api.access.authorization import CALLER, OTHER_ROUTES, PRINCIPAL, ROUTE_SCOPES, require_route_scope
 from chatbot.api.access.failed_attempts import FAILED_ATTEMPTS
 from chatbot.api.access.ticket_scope import ticket_principal
@@ -30,8 +30,6 @@ from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.domain.rejections import Draining
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
 PUBLIC_PREFIXES = ("/assets/", "/docs/", "/redoc/", "/problems/", "/witness/")
@@ -50,73 +48,77 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(:[0-9]{1,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-@web.middleware
-async def request_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost handler: assigns the request id, answers every error as a problem, and counts the answer."""
-    services = request.app[SERVICES]
-    request_id = request[REQUEST_ID] = request_id_of(request, services)
-    served = request.setdefault(SERVED, ServedRequest(time.perf_counter()))  # the HTTP server has noted it before
+async def serve_request(request: web.Request, services: Services) -> web.StreamResponse:
+    """Call the route's handler: assigns the request id, answers every error as a problem, and counts the answer."""
+    served, readiness = request[SERVED], services.readiness
+    request_id = served.request_id = request_id_of(request, services)
     served.route = _route_template(request)
-    services.readiness.open_requests += 1
+    readiness.open_requests += 1
     status = CLIENT_LEFT_STATUS  # until there is an answer
     # Not as a context manager, which would stay in memory for each reader that waits for hours.
     bound = structlog.contextvars.bind_contextvars(request_id=request_id)
     try:
-        response = await _handle(request, handler, services)
+        try:
+            check_host_and_origin(request, services.settings.server)
+            if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+                response: web.StreamResponse = _preflight(request)
+            else:
+                principal = request[PRINCIPAL] = _authenticate(request, services)
+                request[CALLER] = Caller(principal.name, request_id, any_owner=principal is EVERYONE)
+                refusal = await _record_view(request) if services.settings.auth.record_reads else None
+                response = refusal or await request.match_info.handler(request)
+        except Exception as error:  # noqa: BLE001  logged if it is unexpected
+            response = _problem_response(error, request, services)
         status = response.status
         return response
     finally:
         structlog.contextvars.reset_contextvars(**bound)
-        services.readiness.open_requests -= 1
+        readiness.open_requests -= 1
         method = request.method if request.method in METHODS else OTHER_METHOD
-        duration_s = time.perf_counter() - served.started_s
-        services.metrics.observe_request(served.route, method, status, duration_s)
+        services.metrics.observe_request(served.route, method, status, time.perf_counter() - served.started_s)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler, called before headers are sent: a stream's are sent long before its handler returns."""
-    request[SERVED].status = response.status
+    served = request[SERVED]
+    served.status = response.status
     if not request.content.is_eof():
         # The rest of the body would have to be read and discarded before the next request of this connection.
         response.force_close()
         response.headers["Connection"] = "close"  # aiohttp has made its own headers already
     if "X-Request-ID" not in response.headers:  # the HTTP server sets them on its own refusals
-        set_headers(response, request.app[SERVICES], request.get(REQUEST_ID, ""), request.headers.get("Origin"))
+        set_headers(response, request.app[SERVICES], served.request_id, request.headers.get("Origin"))
 
 
-async def _handle(request: web.Request, handler: Handler, services: Services) -> web.StreamResponse:
+async def _record_view(request: web.Request) -> web.Response | None:
+    """Record what is read; the answer if that fails and an EventSource is to come again. Raises as ViewRecorder."""
     try:
-        check_host_and_origin(request, services.settings.server)
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            return _preflight(request)
-        principal = request[PRINCIPAL] = _authenticate(request, services)
-        request[CALLER] = Caller(principal.name, request[REQUEST_ID], any_owner=principal is EVERYONE)
-        if services.settings.auth.record_reads:
-            try:
-                await request.app[VIEWS].record(request)
-            except Exception as error:  # noqa: BLE001  raised again but for an EventSource
-                return ask_to_reconnect(request, error)
-        return await handler(request)
-    except Exception as error:
-        problem = problem_of(error)
-        if problem is None:
-            services.logger.exception("request.failed", error=type(error).__name__, route=_route_template(request))
-            problem = internal_error()
-        elif isinstance(error, LogUnavailable | ProjectionError):
-            services.logger.warning("request.unavailable", reason=str(error), route=_route_template(request))
-        caller = request.get(CALLER)
-        retry_s = retry_after_s(problem, services.health, services.limiter, caller.owner if caller else None)
-        if is_v1(request.path):
-            response = render_error(problem, retry_s)
-        else:
-            response = render(problem, request, prefix_of(request, services.settings.server), retry_s)
-        if problem.status == 405:
-            response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
-        if problem.status == 416:
-            response.headers["Content-Range"] = f"bytes */{problem.extra['size']}"
-        if problem.status == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
+        await request.app[VIEWS].record(request)
+    except Exception as error:  # noqa: BLE001  raised again but for an EventSource
+        return ask_to_reconnect(request, error)
+    return None
+
+
+def _problem_response(error: Exception, request: web.Request, services: Services) -> web.Response:
+    problem = problem_of(error)
+    if problem is None:
+        services.logger.exception("request.failed", error=type(error).__name__, route=_route_template(request))
+        problem = internal_error()
+    elif isinstance(error, LogUnavailable | ProjectionError):
+        services.logger.warning("request.unavailable", reason=str(error), route=_route_template(request))
+    caller = request.get(CALLER)
+    retry_s = retry_after_s(problem, services.health, services.limiter, caller.owner if caller else None)
+    if is_v1(request.path):
+        response = render_error(problem, retry_s)
+    else:
+        response = render(problem, request, prefix_of(request, services.settings.server), retry_s)
+    if problem.status == 405:
+        response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
+    if problem.status == 416:
+        response.headers["Content-Range"] = f"bytes */{problem.extra['size']}"
+    if problem.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def _authenticate(request: web.Request, services: Services) -> Principal:
@@ -182,14 +184,11 @@ def _check_host(request: web.Request, server: ServerSettings) -> None:
     keys DNS rebinding gains nothing there, since no browser adds a key by itself.
     """
     host = request.headers.get("Host")
-    if host is None or "*" in server.hosts or request.path in PROBES:
+    if host is None or _is_own_name(host, server.hosts):
         return  # every browser sends a Host
-    if not server.hosts and not is_loopback(server.host):
+    if "*" in server.hosts or request.path in PROBES or not (server.hosts or is_loopback(server.host)):
         return
-    found = _HOST.fullmatch(host)
-    name = found["name"].lower().removesuffix(".") if found else ""
-    is_configured = any(name == known.lower() for known in server.hosts)
-    if not (is_loopback(name) or is_configured or name.strip("[]") == _own_address(request)):
+    if _name_in(host).strip("[]") != _own_address(request):
         raise Problem(
             403,
             "host-not-allowed",
@@ -197,6 +196,19 @@ def _check_host(request: web.Request, server: ServerSettings) -> None:
             f"the request's Host is {_quoted(host)}, which is not a name of this service; server.hosts"
             " (CHATBOT_SERVER_HOSTS) lists the names under which it may be called",
         )
+
+
+@lru_cache(maxsize=256)  # of Host headers, which a connection repeats, and of settings, which never change
+def _is_own_name(host: str, hosts: tuple[str, ...]) -> bool:
+    """Whether a Host header has a name of this machine, or one of `hosts`."""
+    name = _name_in(host)
+    return is_loopback(name) or any(name == known.lower() for known in hosts)
+
+
+def _name_in(host: str) -> str:
+    """The name or address in a Host header, without the port; empty if the header is not valid."""
+    found = _HOST.fullmatch(host)
+    return found["name"].lower().removesuffix(".") if found else ""
 
 
 def _own_address(request: web.Request) -> str | None:
@@ -207,6 +219,8 @@ def _own_address(request: web.Request) -> str | None:
 
 def _check_origin(request: web.Request, server: ServerSettings) -> None:
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    if origin is None and site is None:  # no browser
+        return
     if "*" in server.cors_origins or origin in server.cors_origins:
         return
     if site == "same-origin":  # set by the browser, not by the page; correct also behind a proxy that changes Host
@@ -240,26 +254,25 @@ def _quoted(value: str) -> str:
 
 def request_id_of(request: web.BaseRequest, services: Services) -> str:
     """The client's X-Request-ID if it is valid, else a new id."""
-    given = request.headers.get("X-Request-ID", "")
-    return given if _REQUEST_ID.fullmatch(given) else services.new_token()
+    given = request.headers.get("X-Request-ID")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else services.new_token()
 
 
 def set_headers(response: web.StreamResponse, services: Services, request_id: str, origin: str | None) -> None:
     """Set the headers of every answer. `origin` is the request's Origin header, None if it had none."""
     headers = response.headers
-    headers["X-Request-ID"] = request_id
     headers["Server"] = SERVER
+    headers["X-Request-ID"] = request_id
     headers["X-Content-Type-Options"] = "nosniff"
     headers.setdefault("Cache-Control", PRIVATE)
     if services.readiness.retiring:
         response.force_close()
         headers["Connection"] = "close"  # aiohttp has made its own headers already
-    _allow_origin(response, services.settings.server.cors_origins, origin)
+    if origin is not None and services.settings.server.cors_origins:
+        _allow_origin(response, services.settings.server.cors_origins, origin)
 
 
-def _allow_origin(response: web.StreamResponse, allowed: tuple[str, ...], origin: str | None) -> None:
-    if origin is None or not allowed:
-        return
+def _allow_origin(response: web.StreamResponse, allowed: tuple[str, ...], origin: str) -> None:
     if "*" in allowed:
         response.headers["Access-Control-Allow-Origin"] = "*"
     else:

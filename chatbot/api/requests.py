@@ -40,6 +40,7 @@ Body = TypeVar("Body")
 Id = TypeVar("Id")
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+JSON = "application/json"
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _canonical_id = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _FIELD = re.compile(r"field `(?P<name>[^`]*)`")
@@ -71,7 +72,9 @@ async def read_raw(request: web.Request, bytes_max: int, timeout_s: float, *, op
         raise web.HTTPRequestEntityTooLarge(bytes_max, request.content_length or 0)
     try:
         if request.content.is_eof():  # the usual case: nothing to wait for
-            raw = await _read_bounded(request, bytes_max)
+            raw = request.content.read_nowait()
+            if len(raw) > bytes_max:
+                raise web.HTTPRequestEntityTooLarge(bytes_max, len(raw))
         else:
             size = bytes_max if request.content_length is None else request.content_length
             with request.app[BODIES].reserve(size, request[CALLER].owner):
@@ -85,7 +88,7 @@ async def read_raw(request: web.Request, bytes_max: int, timeout_s: float, *, op
     raw = raw.removeprefix(codecs.BOM_UTF8)  # some editors and shells write one
     if not raw and optional:
         return b"{}"
-    if request.content_type != "application/json":
+    if request.headers.get("Content-Type") != JSON and request.content_type != JSON:
         raise RequestFault(
             "send Content-Type: application/json", status=415, kind="media-type", title="Unsupported media type"
         )
@@ -250,8 +253,10 @@ def if_match(request: web.Request) -> frozenset[int] | None:
     Proxies that compress change a tag on its way to the client ("3" to W/"3" or "3-gzip"): it means the same version.
     """
     lines = request.headers.getall("If-Match", ())
+    if not lines:
+        return None
     text = ",".join(lines)
-    if not lines or text.strip() == "*":
+    if text.strip() == "*":
         return None
     versions = _versions(text)
     if not versions or len(versions) > IF_MATCH_TAGS_MAX:
@@ -317,8 +322,8 @@ def prefers_async(request: web.Request) -> bool:
 
     A preference without a value equals one with an empty value; its parameters are ignored.
     """
-    preferences = ",".join(request.headers.getall("Prefer", ())).split(",")
-    return any(_ASYNC.match(one) for one in preferences)
+    lines = request.headers.getall("Prefer", ())
+    return bool(lines) and any(_ASYNC.match(one) for one in ",".join(lines).split(","))
 
 
 def session_id_for_key(idempotency_key: IdempotencyKey | None, new_id: str, *scope: str | None) -> str:

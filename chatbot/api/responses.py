@@ -2,10 +2,13 @@
 
 import gzip
 import hashlib
+import time
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, assert_never
 
 import msgspec
-from aiohttp import ETag, web
+from aiohttp import ETag, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from msgspec import UNSET, Struct, UnsetType
@@ -47,9 +50,38 @@ REVALIDATE = "no-cache"  # a browser may keep it, but asks each time whether it 
 encode = msgspec.json.Encoder().encode
 
 
+class JsonResponse(web.Response):
+    """An answer whose head and body are sent as one, if it is small and the connection stays open, without aiohttp's
+    steps for answers that may have cookies, be compressed or chunked, or have no body.
+    """
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send all of the answer, with the headers that aiohttp makes, in its order."""
+        body, headers = self.body, self.headers
+        is_plain = request.version == HttpVersion11 and request.method != "HEAD" and self.keep_alive is None
+        if self.prepared or not is_plain or not request.keep_alive:
+            return await super().prepare(request)
+        if not isinstance(body, bytes) or not isinstance(request, web.Request):
+            return await super().prepare(request)
+        self._keep_alive = True
+        headers["Content-Length"] = str(len(body))
+        headers["Date"] = _http_date(int(time.time()))
+        for add_headers in request.app.on_response_prepare:
+            await add_headers(request, self)
+        await request.writer.write_headers(f"HTTP/1.1 {self.status} {self.reason}", headers)
+        await request.writer.write_eof(body)
+        self._eof_sent = True
+        return None
+
+
+@lru_cache(maxsize=1)
+def _http_date(unix_s: int) -> str:
+    return formatdate(unix_s, usegmt=True)
+
+
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     encoded = piecewise_body(encode(body))
-    return web.Response(status=status, body=encoded, content_type="application/json", headers=headers)
+    return JsonResponse(status=status, body=encoded, content_type="application/json", headers=headers)
 
 
 def etag(version: int) -> dict[str, str]:

@@ -39,10 +39,10 @@ class ServedRequest(Struct):
     route: str = UNMATCHED
     key: str | None = None
     status: int = CLIENT_LEFT_STATUS
+    request_id: str = ""  # until it is assigned
 
 
 SERVED: web.RequestKey[ServedRequest] = web.RequestKey("served", ServedRequest)
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
 class AccessLine(Struct, frozen=True):
@@ -96,7 +96,7 @@ class AccessLog:
             status=status,
             duration_ms=round((time.perf_counter() - served.started_s) * 1000, 3) if served is not None else 0.0,
             bytes=request.writer.output_size,
-            request_id=request.get(REQUEST_ID),
+            request_id=served.request_id if served is not None else None,
             key=served.key if served is not None else None,
             client=client_address(request, self._trusted_proxies),
             client_left=client_left and cut is None,

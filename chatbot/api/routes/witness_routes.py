@@ -11,7 +11,7 @@ from aiohttp import web
 
 from chatbot.anchors.anchor_target import NOTE_MAX_BYTES
 from chatbot.anchors.witness import Cosigned, NotCosigned, Witness, WitnessBusy, parse_submission
-from chatbot.api.access.access_log import REQUEST_ID
+from chatbot.api.access.access_log import SERVED
 from chatbot.api.request_limits import WITNESS_RATE
 from chatbot.api.services import SERVICES
 from chatbot.sessions.domain.rejections import Overloaded
@@ -31,7 +31,7 @@ async def add_checkpoint(request: web.Request) -> web.Response:
     if isinstance(submission, NotCosigned):
         return _refuse(submission)
     try:
-        result = await witness.add(submission, services.clock() // 1_000_000, request[REQUEST_ID])
+        result = await witness.add(submission, services.clock() // 1_000_000, request[SERVED].request_id)
     except WitnessBusy as error:
         raise Overloaded(str(error)) from error
     if isinstance(result, Cosigned):

@@ -198,6 +198,13 @@ class BoundedProtocol(web.RequestHandler):
         self._stop_write_timer()
         self._connections.mark_caught_up(self)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """As in aiohttp, which calls it after each part of a body, also if nothing was paused: it would then parse no
+        bytes, and resume a transport that reads.
+        """
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def count_held_bytes(self, size: int) -> None:
         """`size` bytes of the answer are in memory, besides the transport's buffer, until the answer is finished."""
         self._held_bytes = size
@@ -209,9 +216,13 @@ class BoundedProtocol(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
-            self._held_bytes = 0
-            self.write_timeout_s = self._connections.limits.write_timeout_s
-            self._connections.mark_idle(self)
+            self.on_answer_end()
+
+    def on_answer_end(self) -> None:
+        """The answer is complete, or has failed."""
+        self._held_bytes = 0
+        self.write_timeout_s = self._connections.limits.write_timeout_s
+        self._connections.mark_idle(self)
 
     def abort(self) -> None:
         """Close without sending the rest."""
@@ -264,7 +275,12 @@ class HalfClosableProtocol(BoundedProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._messages:
-            self._body = self._messages[-1][1]
+            message, self._body = self._messages[-1]
+            if not hasattr(message, "headers"):  # what aiohttp queues for bytes that it cannot parse
+                self.on_parse_error(data)
+
+    def on_parse_error(self, data: bytes) -> None:
+        """`data` is not valid HTTP."""
 
     # aiohttp's returns None, which closes the transport; True keeps it open
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -276,17 +292,13 @@ class HalfClosableProtocol(BoundedProtocol):
             self.on_half_close()
         return True
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """As in aiohttp; after the last answer to a half-closed client the connection closes."""
-        try:
-            return await super().finish_response(request, resp, start_time)
-        finally:
-            self._answered_count += 1
-            self.leaving_cancels, self.on_half_close = False, None
-            if self.is_half_closed and not self._owes_answers:
-                self.close()
+    def on_answer_end(self) -> None:
+        """After the last answer to a half-closed client the connection closes."""
+        super().on_answer_end()
+        self._answered_count += 1
+        self.leaving_cancels, self.on_half_close = False, None
+        if self.is_half_closed and not self._owes_answers:
+            self.close()
 
     @property
     def _owes_answers(self) -> bool:

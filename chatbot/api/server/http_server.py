@@ -8,15 +8,16 @@ import asyncio
 import re
 import time
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
 
-from chatbot.api.access.access_log import ACCESS_LOG, REQUEST_ID, SERVED, UNMATCHED, AccessLog, ServedRequest
+from chatbot.api.access.access_log import ACCESS_LOG, SERVED, UNMATCHED, AccessLog, ServedRequest
 from chatbot.api.access.client_address import UNKNOWN, parse_address
-from chatbot.api.middleware import request_id_of, set_headers
+from chatbot.api.middleware import request_id_of, serve_request, set_headers
 from chatbot.api.problems import RETRY_AFTER_S, Problem, internal_error, render
 from chatbot.api.server.connection_limits import ConnectionLimits, Connections, HalfClosableProtocol
 from chatbot.api.server.path_prefix import strip_prefix
@@ -40,7 +41,7 @@ class HttpRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return HttpServer(made, self.app[SERVICES], self.app[ACCESS_LOG], self._kwargs)
+        return HttpServer(made, self.app, self._kwargs)
 
     @property
     def connections(self) -> Connections:
@@ -49,28 +50,34 @@ class HttpRunner(web.AppRunner):
 
 
 class HttpServer(web.Server):
-    """Replaces the server `made`, with the same options."""
+    """Replaces the server `made` for the application, with the same options."""
 
-    def __init__(self, made: web.Server, services: Services, access_log: AccessLog, options: dict[str, Any]) -> None:
-        prefix = services.settings.server.path_prefix
-        super().__init__(self.handle_checked, request_factory=strip_prefix(prefix, made.request_factory), **options)
-        self.services = services
-        self.access_log = access_log
-        self.open_connections = _make_connections(services, self.access_log)
-        self._handler = made.request_handler
+    def __init__(self, made: web.Server, app: web.Application, options: dict[str, Any]) -> None:
+        self.services = app[SERVICES]
+        self.access_log = app[ACCESS_LOG]
+        prefix = self.services.settings.server.path_prefix
+        factory = strip_prefix(prefix, made.request_factory)
+        super().__init__(cast(Any, self.handle_checked), request_factory=factory, **options)  # it makes web.Requests
+        self.open_connections = _make_connections(self.services, self.access_log)
+        self._app = app
+        self._fixed_routes: dict[tuple[str, str], web.UrlMappingMatchInfo] = {}  # by method and path
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
 
     def __call__(self) -> web.RequestHandler:
         return HttpProtocol(self, self._options)
 
-    async def handle_checked(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle_checked(self, request: web.Request) -> web.StreamResponse:
         """The application's answer, or a refusal of a request that asks for what this server does not support."""
         self.open_connections.mark_busy(cast(HttpProtocol, request.protocol))
         request[SERVED] = ServedRequest(time.perf_counter())
         problem = _unsupported(request, self.services.settings.server.headers_max_bytes)
         if problem is None:
             try:
-                return await self._handler(request)
+                found = self._fixed_routes.get((request.method, request.rel_url.raw_path))
+                request._match_info = await self._find_route(request) if found is None else found
+                if "Expect" in request.headers:
+                    await request.match_info.expect_handler(request)
+                return await serve_request(request, self.services)
             except asyncio.CancelledError:
                 self.access_log.write_cancelled(request)
                 raise
@@ -78,6 +85,16 @@ class HttpServer(web.Server):
         if problem.status == 415:
             response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 12.5.3
         return response
+
+    async def _find_route(self, request: web.Request) -> web.UrlMappingMatchInfo:
+        """As aiohttp finds it; for a path without variables, which has few values, it is remembered."""
+        found = await self._app.router.resolve(request)
+        found.add_app(self._app)
+        found.freeze()
+        resource, path = found.route.resource, request.rel_url.raw_path
+        if resource is not None and resource.canonical == path:
+            self._fixed_routes[request.method, path] = found
+        return found
 
 
 def find_origin(data: bytes) -> str | None:
@@ -110,10 +127,8 @@ class HttpProtocol(HalfClosableProtocol):
         self._services = server.services
         self._origin: str | None = None  # of a request that aiohttp could not parse
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._messages and not hasattr(self._messages[-1][0], "headers"):  # a parse error, queued as a message
-            self._origin = find_origin(data)
+    def on_parse_error(self, data: bytes) -> None:
+        self._origin = find_origin(data)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -179,7 +194,8 @@ def render_refusal(request: web.BaseRequest, problem: Problem, services: Service
     prefix = services.settings.server.path_prefix  # X-Forwarded-Prefix is among the headers, which may be unparsed
     response = render_error(problem, RETRY_AFTER_S) if is_v1(request.path) else render(problem, request, prefix)
     response.force_close()
-    request_id = request[REQUEST_ID] = request_id_of(request, services)
+    request_id = request_id_of(request, services)
+    request.setdefault(SERVED, ServedRequest(time.perf_counter())).request_id = request_id
     set_headers(response, services, request_id, origin)
     return response
 
@@ -192,7 +208,8 @@ def _field_max_bytes(services: Services) -> int:
 
 def _unsupported(request: web.BaseRequest, headers_max_bytes: int) -> Problem | None:
     """The refusal of headers that are too large or ask for what is not supported (RFC 9110, 10.1.1 and 15.5.16)."""
-    if sum(len(name) + len(value) + FIELD_FRAME_BYTES for name, value in request.raw_headers) > headers_max_bytes:
+    fields = request.raw_headers
+    if sum(map(len, chain.from_iterable(fields))) + FIELD_FRAME_BYTES * len(fields) > headers_max_bytes:
         return _headers_too_large(f"the headers exceed {headers_max_bytes} bytes together")
     expected = request.headers.get("Expect")
     if expected is not None and expected.lower() != "100-continue":

@@ -22,6 +22,7 @@ from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.openapi.examples import FILE_SHA256, SESSION
 from chatbot.api.responses import StaticFile
 from chatbot.api.routes import documentation_routes
+from chatbot.api.server.http_server import HttpRunner
 from chatbot.api.services import Readiness, Services
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.config.sections.chat_settings import ChatSettings
@@ -61,6 +62,13 @@ PLAIN = {"Accept-Encoding": "identity"}
 Client = TestClient[web.Request, web.Application]
 
 
+class Server(TestServer):
+    """The application behind the service's own HTTP server."""
+
+    async def _make_runner(self, **options: Any) -> HttpRunner:
+        return HttpRunner(self.app, access_log=None, **options)
+
+
 async def ask(*_: object, **__: object) -> None:
     raise SessionNotFound(SESSION)
 
@@ -90,7 +98,7 @@ def client_of(settings: Settings) -> Client:
         log_writer=None,
         has_writer=lambda: True,
     )
-    return TestClient(TestServer(build_app(cast(Services, parts))), auto_decompress=False)
+    return TestClient(Server(build_app(cast(Services, parts))), auto_decompress=False)
 
 
 @pytest.fixture

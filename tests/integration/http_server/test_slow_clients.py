@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -233,12 +233,12 @@ async def test_large_bodies_that_arrive_slowly_take_no_more_than_their_bytes(
 ) -> None:
     monkeypatch.setattr(http_server, "LINGER_S", 0.05)
     settings = {"CHATBOT_SERVER_REQUEST_BODIES_TOTAL_MAX_BYTES": "300000", "CHATBOT_SERVER_BODY_TIMEOUT_S": "20"}
-    async with bounded(tmp_path, model, servers, **settings) as (service, server):
+    async with bounded(tmp_path, model, servers, **settings) as (service, _):
         announced = "POST /api/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{}\r\n\r\n{{"
         slow = [clients(service) for _ in range(3)]
         for one, length in zip(slow, (100_000, 150_000, 60_000), strict=True):
             one.socket.sendall(announced.format(f"Content-Length: {length}").encode())
-        budget = cast(Any, server)._handler.__self__[BODIES]
+        budget = service.app[BODIES]
         await until(lambda: budget.reserved_bytes == 250_000)
         for header in ("Content-Length: 90000", "Transfer-Encoding: chunked"):
             refused = clients(service)
