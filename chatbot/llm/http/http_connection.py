@@ -220,8 +220,17 @@ class HttpConnection(asyncio.Protocol):
         if body_read is None or body_read.ended.done():
             self._limit_unread()
             return
-        if self._body_parts and self._consume_parts(body_read):
-            return
+        if parts := self._body_parts:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            try:
+                has_enough = body_read.consume(data)
+            except Exception as error:  # noqa: BLE001  it is raised where the body is awaited
+                body_read.ended.set_exception(error)
+                return
+            if has_enough:
+                body_read.ended.set_result(True)
+                return
         if self._phase is Phase.BODY:
             if (
                 self._may_coalesce
@@ -233,19 +242,6 @@ class HttpConnection(asyncio.Protocol):
             body_read.ended.set_result(False)
         else:
             body_read.ended.set_exception(ConnectionLost(self._lost_reason))
-
-    def _consume_parts(self, body_read: _BodyRead) -> bool:
-        """Whether the consumer needs no more, or has failed."""
-        data = self._body_parts[0] if len(self._body_parts) == 1 else b"".join(self._body_parts)
-        self._body_parts.clear()
-        try:
-            has_enough = body_read.consume(data)
-        except Exception as error:  # noqa: BLE001  it is raised where the body is awaited
-            body_read.ended.set_exception(error)
-            return True
-        if has_enough:
-            body_read.ended.set_result(True)
-        return has_enough
 
     def _limit_unread(self) -> None:
         """Pause a connection whose body has no consumer yet."""

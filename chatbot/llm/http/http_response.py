@@ -98,9 +98,13 @@ class SseParser:
             data = data.removeprefix(b"\n")
         if not data:
             return []
-        if plain := self._split_plain(data):
-            self._at_start = False
-            return plain
+        # The usual form is parsed faster: complete events, each with one line of data.
+        is_plain = data.startswith(b"data: ") and data.endswith(b"\n\n") and b"\r" not in data
+        if is_plain and not self._unfinished and not self._data and len(data) <= self._line_max_bytes:
+            events = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(events):  # no other line ends than those of the events
+                self._at_start = False
+                return events
         lines = data.splitlines()
         unfinished = b"" if data.endswith((b"\n", b"\r")) else lines.pop()
         self._after_cr = data.endswith(b"\r")
@@ -116,15 +120,6 @@ class SseParser:
     def end(self) -> list[bytes]:
         """The last event, if the server has left out the blank line after it."""
         return self.feed(b"\n\n")
-
-    def _split_plain(self, data: bytes) -> list[bytes] | None:
-        """The usual form is parsed faster: complete events, each with one line of data. None for any other."""
-        if not data.startswith(b"data: ") or not data.endswith(b"\n\n") or b"\r" in data:
-            return None
-        if self._unfinished or self._data or len(data) > self._line_max_bytes:
-            return None
-        events = data[6:-2].split(b"\n\ndata: ")
-        return events if data.count(b"\n") == 2 * len(events) else None  # no other line ends than those of the events
 
     def _parse_lines(self, lines: list[bytes]) -> list[bytes]:
         events = []
@@ -153,26 +148,55 @@ class SseParser:
 
 
 class _BodyReader:
-    """A body that is being read: an event stream, or JSON if its first character says so."""
+    """A body that is being read: an event stream, or JSON if its first character says so.
 
-    def __init__(self, parser: SseParser, add_events: EventConsumer, document_max_bytes: int) -> None:
-        self.is_plain_stream = False  # an event stream that is not compressed, by its first bytes
+    `decode`: decompresses what arrives, where the body's first bytes are not those of an event stream.
+    """
+
+    def __init__(
+        self,
+        parser: SseParser,
+        add_events: EventConsumer,
+        document_max_bytes: int,
+        decode: Callable[[bytes], Iterator[bytes]],
+    ) -> None:
+        self._is_plain_stream: bool | None = None  # an event stream that is not compressed, by its first bytes
         self._is_event_stream = False
         self._parser = parser
         self._consume_events = add_events
         self._document_max_bytes = document_max_bytes
+        self._decode = decode
         self._document: bytearray | None = None
         self._start = b""
         self._has_events = False
 
     def take(self, data: bytes) -> bool:
-        """Whether the consumer needs no more. Raises LlmFailed, EventTooLong, and what the consumer raises."""
+        """Take what one read brings; whether the consumer needs no more.
+
+        Raises LlmFailed, EventTooLong, and what the consumer raises.
+        """
+        if self._is_plain_stream is None:
+            self._is_plain_stream = self._is_event_stream = data.startswith(b"data:")
+        if not self._is_plain_stream:
+            return any(map(self.take_decoded, self._decode(data)))
+        events = self._parser.feed(data)  # the path of most tokens
+        if not events:
+            return False
+        self._has_events = True
+        return self._consume_events(events)
+
+    def take_decoded(self, data: bytes) -> bool:
+        """As take(), of bytes that are not compressed."""
         if self._document is None and not self._is_event_stream:
             self._start += data
             if not self._detect_format():
                 return False
             data, self._start = self._start, b""
-        return self.take_events(data) if self._document is None else self._take_document(self._document, data)
+        if self._document is not None:
+            return self._take_document(self._document, data)
+        events = self._parser.feed(data)
+        self._has_events = self._has_events or bool(events)
+        return bool(events) and self._consume_events(events)
 
     def _detect_format(self) -> bool:
         """Tell JSON from an event stream by the first character; False if that has not come yet."""
@@ -190,19 +214,6 @@ class _BodyReader:
         if len(document) > self._document_max_bytes:
             raise LlmFailed(f"The model server's answer exceeds {self._document_max_bytes} bytes")
         return False
-
-    def start(self, data: bytes) -> bool:
-        """Whether the body's first bytes are those of an event stream that is not compressed."""
-        self.is_plain_stream = self._is_event_stream = data.startswith(b"data:")
-        return self.is_plain_stream
-
-    def take_events(self, data: bytes) -> bool:
-        """As take(), for an event stream."""
-        events = self._parser.feed(data)
-        if not events:
-            return False
-        self._has_events = True
-        return self._consume_events(events)
 
     def end(self) -> bytes | None:
         """After the end of the body: its JSON if it is a document. Raises LlmFailed if it is neither."""
@@ -247,16 +258,10 @@ class HttpResponse:
         A body that begins like JSON is a document, whatever its Content-Type: it is returned as a whole.
         Raises LlmFailed, also if the body is cut before its end, and what `add_events` raises.
         """
-        body = _BodyReader(self._parser, add_events, self._document_max_bytes)
-
-        def take(data: bytes) -> bool:
-            if body.is_plain_stream or (self._decoder is None and body.start(data)):
-                return body.take_events(data)
-            return any(map(body.take, self._decode(data)))
-
+        body = _BodyReader(self._parser, add_events, self._document_max_bytes, self._decode)
         try:
-            if not await self._connection.read_body(take):
-                body.take(self._decode_end())
+            if not await self._connection.read_body(body.take):
+                body.take_decoded(self._decode_end())
                 return body.end()
         except EventTooLong as error:
             raise LlmFailed(str(error)) from error

@@ -70,8 +70,19 @@ class ReadCoalescer:
         self._timer = None
         try:
             for descriptor, _ in self._poll.poll(0):
-                if (connection := self._connections.get(descriptor)) is not None:  # not removed within this round
-                    _read(descriptor, connection)
+                connection = self._connections.get(descriptor)
+                if connection is None:  # removed within this round
+                    continue
+                try:
+                    data = os.read(descriptor, READ_MAX_BYTES)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = b""
+                if data:
+                    connection.data_received(data)
+                else:  # the end or an error, which its transport knows how to handle
+                    connection.resume()
         finally:
             paused, self._paused = self._paused, []
             if self.active_replies < self.from_replies // 2:  # half as many, or they would come and go
@@ -96,16 +107,3 @@ def _duplicate(transport: asyncio.Transport) -> int | None:
         return os.dup(transport.get_extra_info("socket").fileno())
     except OSError:
         return None
-
-
-def _read(descriptor: int, connection: CoalescedConnection) -> None:
-    try:
-        data = os.read(descriptor, READ_MAX_BYTES)
-    except BlockingIOError:
-        return
-    except OSError:
-        data = b""
-    if data:
-        connection.data_received(data)
-    else:  # the end or an error, which its transport knows how to handle
-        connection.resume()

@@ -161,12 +161,13 @@ class ReplyGrower:
         self._reasoning_began_s = 0.0
 
     def text(self, piece: str) -> None:
-        if self._timing.first_s is None:
+        reply = self._reply
+        if reply.last_part != NO_PART:
+            reply.grow_part("text", piece)
+            return
+        if not reply.length:  # its first piece: a part would have come before it otherwise
             self._timing.first_s = self._timer()
-        if self._reply.last_part == NO_PART:
-            self._reply.grow(piece)
-        else:
-            self._reply.grow_part("text", piece)
+        reply.grow(piece)
 
     def reasoning(self, piece: str) -> None:
         if not piece or not self._keeps_parts:
