@@ -1,12 +1,13 @@
 """The definitions of the metrics for Prometheus: names, help texts, labels, buckets."""
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from chatbot.observability import metric_buckets as bounds
+from chatbot.observability.loop_metrics import LoopCounter, LoopHistogram
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
 
@@ -28,7 +29,7 @@ class MetricDefinitions:
         self._nodes(registry)
 
     def _http(self, registry: CollectorRegistry) -> None:
-        self._requests = Histogram(
+        self._requests = LoopHistogram(
             "chatbot_http_request_seconds",
             "Requests by route template, method and status; a stream counts until its end.",
             ["route", "method", "status"],
@@ -57,31 +58,31 @@ class MetricDefinitions:
 
     def _replies(self, registry: CollectorRegistry) -> None:
         model_labels = ["provider", "model"]
-        self._ended = Counter(
+        self._ended = LoopCounter(
             "chatbot_replies_total", "Replies by how they ended.", [*model_labels, "outcome"], registry=registry
         )
-        self._first_token = Histogram(
+        self._first_token = LoopHistogram(
             "chatbot_time_to_first_token_seconds",
             "From asking the model to its first text.",
             model_labels,
             buckets=bounds.FIRST_TOKEN,
             registry=registry,
         )
-        self._per_token = Histogram(
+        self._per_token = LoopHistogram(
             "chatbot_time_per_token_seconds",
             "Mean time between tokens after the first, by reply.",
             model_labels,
             buckets=bounds.PER_TOKEN,
             registry=registry,
         )
-        self._duration = Histogram(
+        self._duration = LoopHistogram(
             "chatbot_reply_seconds",
             "From asking the model to its end.",
             model_labels,
             buckets=bounds.REPLY,
             registry=registry,
         )
-        self._tokens = Counter(
+        self._tokens = LoopCounter(
             "chatbot_tokens_total",
             "Tokens as the model server counts them.",
             [*model_labels, "direction"],
@@ -120,23 +121,23 @@ class MetricDefinitions:
         )
 
     def _log(self, registry: CollectorRegistry) -> None:
-        self._append = Histogram(
+        self._append = LoopHistogram(
             "chatbot_append_seconds",
             "From asking for an append to its being on disk, the first of each batch.",
             buckets=bounds.DISK,
             registry=registry,
-        )
+        ).series[()]
         self._oldest_append = Gauge(
             "chatbot_append_pending_seconds",
             "How long the oldest append waits that is not on disk yet; 0 if none waits.",
             registry=registry,
         )
-        self._commit = Histogram(
+        self._commit = LoopHistogram(
             "chatbot_commit_seconds", "One transaction, fsync included.", buckets=bounds.DISK, registry=registry
-        )
-        self._batch = Histogram(
+        ).series[()]
+        self._batch = LoopHistogram(
             "chatbot_append_batch_events", "Events that share one fsync.", buckets=bounds.BATCH, registry=registry
-        )
+        ).series[()]
         self._log_refused = Counter(
             "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
         )
@@ -240,9 +241,9 @@ class MetricDefinitions:
             "Lines of logs lost, as nobody read standard error or it could not be written.",
             registry=registry,
         )
-        self._loop_lag = Histogram(
+        self._loop_lag = LoopHistogram(
             "chatbot_loop_lag_seconds",
             "How late the event loop wakes a sleeper, looked at ten times a second.",
             buckets=bounds.LAG,
             registry=registry,
-        )
+        ).series[()]

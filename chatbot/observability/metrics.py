@@ -4,6 +4,7 @@ lines.
 No label is unbounded: routes are templates, models beyond the first few are `other`.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
@@ -11,15 +12,15 @@ from typing import Protocol
 
 import structlog
 from msgspec import Struct
-from prometheus_client import Counter, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from chatbot.llm.provider import without_server_words
 from chatbot.llm.servers.circuit_breaker import BREAKER_STATES
 from chatbot.llm.servers.pooled_server import ServerStatus
+from chatbot.observability.loop_metrics import Distribution
 from chatbot.observability.metric_definitions import MetricDefinitions
 from chatbot.sessions.replies.reply import ReplyTiming, status_of
-from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted
+from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted, Usage
 from events.integrity.incomplete_erasures import IncompleteErasure
 from projections.folds.message import OTHER_MODEL
 
@@ -27,14 +28,12 @@ MODELS_MAX = 16  # distinct values of the label `model`, besides `other`
 CHOSEN_MODELS_MAX = 12  # from this number on, models that clients choose get no label of their own
 
 
-class _ModelMetrics(Struct, frozen=True):
-    """The children of the metrics with the labels provider and model."""
+class _ModelSeries(Struct, frozen=True):
+    """The distributions with the labels provider and model of one model, made together."""
 
-    duration: Histogram
-    first_token: Histogram
-    per_token: Histogram
-    tokens_in: Counter
-    tokens_out: Counter
+    duration: Distribution
+    first_token: Distribution
+    per_token: Distribution
 
 
 class Metrics(MetricDefinitions):
@@ -43,8 +42,7 @@ class Metrics(MetricDefinitions):
     def __init__(self, version: str) -> None:
         super().__init__(version)
         self._models: set[str] = set()
-        self._model_metrics: dict[tuple[str, str], _ModelMetrics] = {}
-        self._request_histograms: dict[tuple[str, str, int], Histogram] = {}  # as bounded as the labels
+        self._model_series: dict[tuple[str, str], _ModelSeries] = {}
         self._log_lines_dropped_before = 0
         self._server_requests_before: dict[tuple[str, str], int] = {}
 
@@ -56,11 +54,7 @@ class Metrics(MetricDefinitions):
     # requests
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        answer = (route, method, status)
-        child = self._request_histograms.get(answer)
-        if child is None:
-            child = self._request_histograms[answer] = self._requests.labels(route, method, str(status))
-        child.observe(seconds)
+        observe(self._requests.series[route, method, str(status)], seconds)
 
     def connection_opened(self) -> None:
         self._connections.inc()
@@ -83,7 +77,7 @@ class Metrics(MetricDefinitions):
     # event loop
 
     def loop_lag(self, seconds: float) -> None:
-        self._loop_lag.observe(seconds)
+        observe(self._loop_lag, seconds)
 
     # sessions and replies
 
@@ -115,43 +109,42 @@ class Metrics(MetricDefinitions):
         self._models.add(model)
         return model
 
-    def reply(self, provider: str, model: str, outcome: str, duration_s: float | None) -> None:
-        """`model`, here and below: a result of label_of()."""
-        self._ended.labels(provider, model, outcome).inc()
-        if duration_s is not None:
-            self._metrics_of_model(provider, model).duration.observe(duration_s)
+    def reply_closed(self, provider: str, model: str, outcome: str) -> None:
+        """`model`, here and below: a result of label_of(), or none."""
+        self._ended.series[provider, model, outcome] += 1
 
-    def first_token(self, provider: str, model: str, seconds: float) -> None:
-        self._metrics_of_model(provider, model).first_token.observe(seconds)
+    def reply_ended(
+        self, provider: str, model: str, outcome: str, duration_s: float, first_s: float | None, usage: Usage | None
+    ) -> None:
+        """A reply that took `duration_s`, with its first text after `first_s`."""
+        self._ended.series[provider, model, outcome] += 1
+        series = self._series_of_model(provider, model)
+        observe(series.duration, duration_s)
+        if first_s is not None:
+            observe(series.first_token, first_s)
+        if usage is None:
+            return
+        self._tokens.series[provider, model, "in"] += usage.prompt_tokens
+        self._tokens.series[provider, model, "out"] += usage.completion_tokens
+        if first_s is not None and usage.completion_tokens > 1:
+            observe(series.per_token, (duration_s - first_s) / (usage.completion_tokens - 1))
 
-    def tokens(self, provider: str, model: str, prompt: int, completion: int) -> None:
-        children = self._metrics_of_model(provider, model)
-        children.tokens_in.inc(prompt)
-        children.tokens_out.inc(completion)
-
-    def per_token(self, provider: str, model: str, seconds: float) -> None:
-        self._metrics_of_model(provider, model).per_token.observe(seconds)
-
-    def _metrics_of_model(self, provider: str, model: str) -> "_ModelMetrics":
-        """The metrics of one model, cached: the lookup by labels costs more than an observation."""
+    def _series_of_model(self, provider: str, model: str) -> _ModelSeries:
         labels = (provider, model)
-        children = self._model_metrics.get(labels)
-        if children is None:
-            children = self._model_metrics[labels] = _ModelMetrics(
-                duration=self._duration.labels(*labels),
-                first_token=self._first_token.labels(*labels),
-                per_token=self._per_token.labels(*labels),
-                tokens_in=self._tokens.labels(*labels, "in"),
-                tokens_out=self._tokens.labels(*labels, "out"),
-            )
-        return children
+        series = self._model_series.get(labels)
+        if series is None:
+            made = (metric.series[labels] for metric in (self._duration, self._first_token, self._per_token))
+            series = self._model_series[labels] = _ModelSeries(*made)
+            for direction in ("in", "out"):
+                self._tokens.series[provider, model, direction] += 0
+        return series
 
     # log and projections
 
     def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
-        self._batch.observe(batch_events)
-        self._append.observe(append_s)
-        self._commit.observe(commit_s)
+        observe(self._batch, batch_events)
+        observe(self._append, append_s)
+        observe(self._commit, commit_s)
 
     def append_refused(self, reason: str) -> None:
         self._log_refused.labels(reason).inc()
@@ -227,14 +220,19 @@ class Metrics(MetricDefinitions):
             self._server_requests_before[name, outcome] = total
 
 
-def counted_name(requested: str | None, answered: str, known: AbstractSet[str]) -> str:
+def observe(distribution: Distribution, value: float) -> None:
+    distribution.counts[bisect_left(distribution.bounds, value)] += 1
+    distribution.sum += value
+
+
+def counted_name(requested: str, answered: str, known: AbstractSet[str]) -> str:
     """The model's name in metrics, never one that a client made up.
 
-    `requested` is the name that the client sent (None: it sent none), `answered` the one that the model server gave,
+    `requested` is the name that the client sent, `answered` the one that the model server gave,
     `known` the names that are configured or offered. Many servers repeat any name that was requested, so the server's
     answer to an unknown name proves nothing.
     """
-    if requested is None or requested in known or answered in known:
+    if requested in known or answered in known:
         return answered
     return OTHER_MODEL
 
@@ -277,7 +275,7 @@ class SessionMetrics:
 
     def reply_closed(self, provider: str, ended: ReplyEnded) -> None:
         """Count a reply that never ran here: it waited, or a crash had left it open."""
-        self._metrics.reply(provider, "none", status_of(ended), None)
+        self._metrics.reply_closed(provider, "none", status_of(ended))
 
     def reply_ended(
         self, started: ReplyStarted, ended: ReplyEnded, timing: ReplyTiming, request_id: str | None
@@ -285,29 +283,20 @@ class SessionMetrics:
         """Count one reply. Its text stays out of logs and labels, and so do the model server's own words for a
         failure: they may quote the prompt.
         """
-        metrics, provider = self._metrics, ended.provider or started.provider
-        answered = ended.model or started.model
-        requested = started.parameters.model
-        model = metrics.label_of(
-            counted_name(requested, answered, self._known_models.models if self._known_models else frozenset()),
-            chosen=requested is not None,
-        )
-        duration_s = ended.duration_us / 1_000_000
-        metrics.reply(provider, model, status_of(ended), duration_s)
+        metrics, outcome, duration_s = self._metrics, status_of(ended), ended.duration_us / 1_000_000
+        requested, model = started.parameters.model, ended.model or started.model
+        if requested is not None:
+            known = self._known_models.models if self._known_models is not None else frozenset()
+            model = counted_name(requested, model, known)
+        model = metrics.label_of(model, chosen=requested is not None)
         first_s = None if timing.first_s is None else timing.first_s - timing.asked_s
-        if first_s is not None:
-            metrics.first_token(provider, model, first_s)
-        usage = ended.usage
-        if usage is not None:
-            metrics.tokens(provider, model, usage.prompt_tokens, usage.completion_tokens)
-            if first_s is not None and usage.completion_tokens > 1:
-                metrics.per_token(provider, model, (duration_s - first_s) / (usage.completion_tokens - 1))
+        metrics.reply_ended(ended.provider or started.provider, model, outcome, duration_s, first_s, ended.usage)
         cause = None if isinstance(ended, ReplyCompleted) else ended.cause
         # At debug: a line for each successful reply would cost a tenth of the request; metrics count them.
         write = self._logger.debug if cause is None else self._logger.info
         write(
             "reply.ended",
-            outcome=status_of(ended),
+            outcome=outcome,
             cause=cause,
             reason=without_server_words(ended.detail) if isinstance(ended, ReplyFailed) else None,
             model=model,
