@@ -50,9 +50,10 @@ OUTDATED = "another process of this log is older than messages with parts; updat
 
 
 async def prepare_command(  # noqa: PLR0912  an arm for each command that needs more than the state
-    ports: Ports, state: State | None, command: Command, caller: Caller, now_us: int
+    ports: Ports, state: State | None, command: Command, caller: Caller, now_us: int, *, loads_branch: bool = False
 ) -> tuple[State | None, Command]:
-    """The state and the command with what the decision needs: the referenced message, and the context's texts.
+    """The state and the command with what the decision needs: the referenced message, and the context's texts. If the
+    state has the newest of them, the others are believed to be there, too, unless `loads_branch`: the decision says so.
 
     A command that starts a reply has a place in the limiter afterwards, which its actor gives back if it is not used.
 
@@ -68,12 +69,12 @@ async def prepare_command(  # noqa: PLR0912  an arm for each command that needs 
     match command:
         case PostMessage():
             _check_model(ports.provider, command.parameters.model)
-            state, command = await _resolve_message(ports, state, command, caller)
+            state, command = await _resolve_message(ports, state, command, caller, loads_branch=loads_branch)
             command = await _with_request(ports, state, command)
         case Regenerate():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_regenerate(ports, state, command)
-            state = await _with_context(ports, state, command, caller)
+            state = await _with_context(ports, state, command, caller, loads_branch=loads_branch)
             command = await _with_request(ports, state, command)
         case PostTranscript():
             _check_model(ports.provider, command.parameters.model)
@@ -81,7 +82,7 @@ async def prepare_command(  # noqa: PLR0912  an arm for each command that needs 
         case StartReply():
             if command.parameters.whole_context:
                 return state, await _with_branch(ports, state, command, command.parameters)
-            state = await _with_context(ports, state, command, caller)
+            state = await _with_context(ports, state, command, caller, loads_branch=loads_branch)
             tokens = ports.provider.context_tokens(command.parameters.model or ports.provider.model)
             command = replace(command, context_tokens=tokens)
         case ChangeMetadata():
@@ -120,16 +121,17 @@ def _check_parent(state: State, command: PostMessage) -> None:
 
 
 async def _resolve_message(
-    ports: Ports, state: State, command: PostMessage, caller: Caller
+    ports: Ports, state: State, command: PostMessage, caller: Caller, *, loads_branch: bool
 ) -> tuple[State, PostMessage]:
     """The state with the texts of the message's context, and `command` with the parameters of the turn that it
     continues. Raises what makes the message unfit for the conversation.
     """
     rules, parent_id = ports.rules, parent_of(state, command)
+    is_checked = bool(command.parts) or command.role != "user"  # against its turn
     if command.role == "user" or not is_being_written(state, parent_id):
-        state = await _with_context(ports, state, command, caller)
+        state = await _with_context(ports, state, command, caller, loads_branch=loads_branch or is_checked)
     _check_parent(state, command)
-    if command.parts or command.role != "user":
+    if is_checked:
         check_message(state, command, parent_id, rules)
     if command.role == "tool" and parent_id is not None:
         command = replace(command, turn=await find_turn_parameters(ports, state, parent_id))
@@ -300,9 +302,9 @@ def _reserve_slot(
 
 
 async def _with_context(
-    ports: Ports, state: State, command: PostMessage | Regenerate | StartReply, caller: Caller
+    ports: Ports, state: State, command: PostMessage | Regenerate | StartReply, caller: Caller, *, loads_branch: bool
 ) -> State:
-    """`state` with the texts that the reply to `command` needs as the newest of `recent`.
+    """`state` with the newest text that the reply to `command` needs, or with all as the newest of `recent`.
 
     Raises Overloaded, UnknownMessage.
     """
@@ -313,7 +315,7 @@ async def _with_context(
             _reserve_slot(ports, state, command, caller)
         if is_busy and isinstance(command, PostMessage) and _follows_head(state.session, command):
             return state  # it is queued: its context is loaded when its reply starts
-    if leaf is None:
+    if leaf is None or (leaf in state.recent and not loads_branch):
         return state
     if (messages := _messages(ports, state, leaf)) is not None:
         return with_newest(state, messages)

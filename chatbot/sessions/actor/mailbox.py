@@ -28,7 +28,7 @@ class Envelope(Struct):
     if_versions: frozenset[int] | None = None
     cause: str | None = None
     closed_calls: ToolCallsClosed | None = None
-    messages: tuple[ContextMessage, ...] | None = None
+    messages: tuple[ContextMessage, ...] = ()
 
     @property
     def metadata(self) -> Metadata:

@@ -199,7 +199,7 @@ class ReplyQueue:
         started: ReplyStarted,
         recorded: RecordedEvent,
         state: State,
-        messages: Sequence[ContextMessage] | None,
+        messages: Sequence[ContextMessage],
     ) -> Reply | None:
         reply = self.by_id.get(started.reply_id)
         if reply is None:  # another node had taken it over and it came back: recovery closes it
@@ -207,8 +207,7 @@ class ReplyQueue:
         reply.start(recorded.version, recorded.recorded_at_us, started.model)
         reply.route = Route(recorded.stream_id, reply.caller.owner)
         self.task = ReplyTask(reply, started, self._ports, self._mailbox)
-        known = None if messages is None else {one.message_id: one for one in messages}
-        self.task.start(model_request(state, started, known), end_user_of(state))
+        self.task.start(model_request(state, started, messages), end_user_of(state))
         return reply
 
     def _close_reply(self, event: ReplyEnded, recorded: RecordedEvent, state: State) -> Reply | None:

@@ -27,6 +27,7 @@ from chatbot.sessions.domain.commands import (
 )
 from chatbot.sessions.domain.decide import authorise, decide, find_refusal, idempotency_key_of
 from chatbot.sessions.domain.message_checks import media_path
+from chatbot.sessions.domain.model_request import BranchNotLoaded
 from chatbot.sessions.domain.state import Rules, State, evolve, own_reply_ids
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Reply
@@ -44,7 +45,6 @@ CONTENDED = "others keep writing to this session; try again"
 TEMPORARY_FAILURES = (LogUnavailable, ProjectionError)  # of the disk: nothing is wrong with the actor
 
 Result = TypeVar("Result")
-Prepare = Callable[[State | None, Command, Caller, int], Awaitable[tuple[State | None, Command]]]
 DecideNow = Callable[[Command, Envelope], Awaitable[Decision]]
 
 
@@ -74,6 +74,14 @@ async def retry_on_conflict(timer: Callable[[], float], action: Callable[[], Awa
         except VersionConflict:
             contention = contention or Contention(timer)
         contention.begin_round()
+
+
+class Prepare(Protocol):
+    """Loads what the decision on a command needs (`command_context.py`)."""
+
+    def __call__(
+        self, state: State | None, command: Command, caller: Caller, now_us: int, *, loads_branch: bool = False
+    ) -> Awaitable[tuple[State | None, Command]]: ...
 
 
 class ReplyReactor(Protocol):
@@ -301,7 +309,12 @@ class SessionStream:
             case _:
                 self.check(command, envelope)
                 self.state, prepared = await self._prepare(self.state, command, envelope.caller, now_us)
-        return decide(self.state, prepared, now_us, self.rules, envelope.caller, self._session_id)
+        try:
+            return decide(self.state, prepared, now_us, self.rules, envelope.caller, self._session_id)
+        except BranchNotLoaded:  # seldom, so that the branch is not searched twice for each message
+            prepare = self._prepare(self.state, command, envelope.caller, now_us, loads_branch=True)
+            self.state, prepared = await prepare
+            return decide(self.state, prepared, now_us, self.rules, envelope.caller, self._session_id)
 
     async def _authorise(self, command: Command, envelope: Envelope) -> Decision:
         self.check(command, envelope)

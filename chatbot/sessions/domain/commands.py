@@ -361,10 +361,10 @@ Command = (
 
 
 class Decision(Struct, frozen=True):
-    """The events to record, and why the caller is refused, if so. `messages`: those that a started reply is sent, where
-    the session's state does not keep them all.
+    """The events to record, and why the caller is refused, if so. `messages`: those that a started reply is sent; the
+    session's state need not keep them all.
     """
 
     events: tuple[Event, ...] = ()
     rejection: rejections.Rejection | None = None
-    messages: tuple[ContextMessage, ...] | None = None
+    messages: tuple[ContextMessage, ...] = ()

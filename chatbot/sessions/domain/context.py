@@ -88,14 +88,20 @@ class _Found(NamedTuple):
     reason: str | None
 
 
-def select_context(recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits) -> Context | None:
-    """The newest messages of the branch that ends in `leaf`; None when `recent` has a gap.
+def select_context(
+    recent: Mapping[str, ContextMessage],
+    leaf: str | None,
+    limits: ContextLimits,
+    leaf_message: ContextMessage | None = None,
+) -> Context | None:
+    """The newest messages of the branch that ends in `leaf`; None when `recent` has a gap. `leaf_message`: that one, if
+    `recent` need not have it.
 
     Skips empty messages (a reply that failed before its first token), which model servers refuse. With `omit`, also
     skips a message whose successor in the context has the same role, so that roles alternate. The context never starts
     with an assistant message, whose question would be missing.
     """
-    found = _search(recent, leaf, limits)
+    found = _search(recent, leaf, limits, leaf_message)
     return None if found is None else _fitted(found, limits)
 
 
@@ -109,26 +115,31 @@ def find_messages(
     return None if found is None else found.chosen[::-1]
 
 
-def _search(recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits) -> _Found | None:
+def _search(
+    recent: Mapping[str, ContextMessage],
+    leaf: str | None,
+    limits: ContextLimits,
+    leaf_message: ContextMessage | None = None,
+) -> _Found | None:
     path: list[ContextMessage] = []  # newest first, as `chosen`
     chosen: list[ContextMessage] = []
     messages_max, joins, role = limits.messages, limits.unanswered == "join", ""
-    next_id = leaf
+    next_id, message = leaf, leaf_message
     for _ in range(limits.look_back):
         if next_id is None or len(chosen) == messages_max:
             break
-        message = recent.get(next_id)
+        message = message or recent.get(next_id)
         if message is None:
             return None
         message_role = message.role
         if message_role == "tool" or message.calls is not None:
-            return _search_turns(recent, leaf, limits)
+            return _search_turns(recent, leaf, limits, leaf_message)
         path.append(message)
         alternates = joins or message_role != role
         if alternates and (message.content or has_content(message, send_reasoning=limits.send_reasoning)):
             chosen.append(message)
             role = message_role
-        next_id = message.parent_id
+        next_id, message = message.parent_id, None
     reason = None
     if next_id is not None:
         reason = "messages" if len(chosen) == messages_max else "look_back"
@@ -137,12 +148,17 @@ def _search(recent: Mapping[str, ContextMessage], leaf: str | None, limits: Cont
     return _Found(path, chosen, reason)
 
 
-def _search_turns(recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits) -> _Found | None:
+def _search_turns(
+    recent: Mapping[str, ContextMessage],
+    leaf: str | None,
+    limits: ContextLimits,
+    leaf_message: ContextMessage | None,
+) -> _Found | None:
     """As _search, of whole turns: the newest one, and older ones while there is room."""
     path: list[ContextMessage] = []  # newest first, as `chosen` and `turn`
     chosen: list[ContextMessage] = []
     turn: list[ContextMessage] = []
-    next_id, reason = leaf, None
+    next_id, message, reason = leaf, leaf_message, None
     while next_id is not None:
         if chosen and len(chosen) + len(turn) >= limits.messages:
             reason = "messages"
@@ -150,7 +166,7 @@ def _search_turns(recent: Mapping[str, ContextMessage], leaf: str | None, limits
         if len(path) == limits.tools_look_back:
             reason = "look_back"
             break
-        message = recent.get(next_id)
+        message = message or recent.get(next_id)
         if message is None:
             return None
         path.append(message)
@@ -162,6 +178,7 @@ def _search_turns(recent: Mapping[str, ContextMessage], leaf: str | None, limits
             if not (is_unanswered and limits.unanswered == "omit"):
                 chosen += turn
             turn = []
+        message = None
     if not chosen:  # the newest turn is longer than the search, or the branch does not begin with a person
         while turn and turn[-1].role == "tool":
             turn.pop()

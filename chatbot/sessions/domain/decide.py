@@ -86,7 +86,7 @@ RETENTION = "retention"  # the recorded reason of erasures after a time
 def decide(  # noqa: PLR0911, PLR0912  one arm for each command
     state: State | None, command: Command, now_us: int, rules: Rules, caller: Caller, session_id: str
 ) -> Decision:
-    """The session's decision on `command` at `now_us` (unix microseconds)."""
+    """The session's decision on `command` at `now_us` (unix microseconds). Raises BranchNotLoaded."""
     if state is None and isinstance(command, CreateSession):
         return Decision(events=(with_idempotency_key(created_event(command), command.idempotency_key),))
     if state is None and isinstance(command, PostTranscript) and command.create is not None:
@@ -236,10 +236,10 @@ def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules
     request = ReplyRequested(command.reply_id, message.message_id, parameters)
     if command.branch is not None:
         branch = command.branch if isinstance(command, Regenerate) else (*command.branch, message)
-        started = plan_whole_reply(branch, request, rules)
-        return Decision(events=(*closed, request_event, started), messages=branch)
-    started = plan_reply(state, message, request, rules, command.context_tokens)
-    return Decision(events=(*closed, request_event, started))
+        planned = plan_whole_reply(branch, request, rules)
+    else:
+        planned = plan_reply(state, message, request, rules, command.context_tokens)
+    return Decision(events=(*closed, request_event, planned.started), messages=planned.messages)
 
 
 def requested_parameters(state: State, command: PostMessage | Regenerate, rules: Rules) -> Parameters:
@@ -306,11 +306,11 @@ def _start_next_reply(state: State, command: StartReply, rules: Rules) -> Decisi
         return Decision()
     request = ReplyRequested(pending.reply_id, pending.message_id, command.parameters, pending.attempt)
     if command.branch is not None:
-        started = plan_whole_reply(command.branch, request, rules)
-        return Decision(events=(started,), messages=command.branch)
+        planned = plan_whole_reply(command.branch, request, rules)
+        return Decision(events=(planned.started,), messages=planned.messages)
     message = state.recent[pending.message_id]
-    started = plan_reply(state, message, request, rules, command.context_tokens)
-    return Decision(events=(*superseded_calls(state, message), started))
+    planned = plan_reply(state, message, request, rules, command.context_tokens)
+    return Decision(events=(*superseded_calls(state, message), planned.started), messages=planned.messages)
 
 
 def _is_written(state: State, reply_id: str, started: int | None) -> bool:

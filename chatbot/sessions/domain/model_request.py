@@ -1,12 +1,13 @@
 """The request to a model: how a started reply records it, and how it is built from that. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
-from chatbot.sessions.domain.context import ContextMessage, has_content, select_context, sent_parts
+from chatbot.sessions.domain.context import Context, ContextMessage, has_content, select_context, sent_parts
 from chatbot.sessions.domain.state import Rules, State
 from chatbot.sessions.domain.transcript import REDACTED_WORD
 from events.catalogue import Parameters, ReplyRequested, ReplyStarted
@@ -29,26 +30,35 @@ REDACTED_TEXT = Text(REDACTED_WORD)
 NO_RESULT = (Text("cancelled"),)  # of a tool call to which the conversation has no result
 
 
+class BranchNotLoaded(LookupError):
+    """The state has not all messages of the branch that a reply is to be sent: load them, and decide again."""
+
+
+class PlannedReply(NamedTuple):
+    """The reply_started of a reply, and the messages that it names."""
+
+    started: ReplyStarted
+    messages: tuple[ContextMessage, ...]
+
+
 def plan_reply(
     state: State, message: ContextMessage, request: ReplyRequested, rules: Rules, context_tokens: int | None
-) -> ReplyStarted:
-    """The reply_started that answers `message` as `request` asks. `context_tokens`: see PostMessage.
-
-    Raises LookupError when the branch has a gap in `state.recent`: load it first.
+) -> PlannedReply:
+    """The reply that answers `message`, which may not be in `state` yet, as `request` asks. `context_tokens`: see
+    PostMessage. Raises BranchNotLoaded.
     """
-    recent = {**state.recent, message.message_id: message}
     limits = rules.context_limits(request.parameters, state.settings.system_prompt, context_tokens)
-    context = select_context(recent, message.message_id, limits)
+    context = select_context(state.recent, message.message_id, limits, message)
     if context is None:
-        raise LookupError(f"the branch of message {message.message_id} is not loaded")
-    started = _started(context.messages, request, rules)
-    return replace(started, joined=rules.unanswered == "join", context_left_out=context.left_out)
+        raise BranchNotLoaded(message.message_id)
+    return _planned(context, request, rules, joined=rules.unanswered == "join")
 
 
-def plan_whole_reply(branch: Sequence[ContextMessage], request: ReplyRequested, rules: Rules) -> ReplyStarted:
-    """The reply_started whose model is sent all of `branch` that says anything, as it is, root first."""
+def plan_whole_reply(branch: Sequence[ContextMessage], request: ReplyRequested, rules: Rules) -> PlannedReply:
+    """The reply whose model is sent all of `branch` that says anything, as it is, root first."""
     send_reasoning = bool(request.parameters.send_reasoning)
-    return _started([one for one in branch if has_content(one, send_reasoning=send_reasoning)], request, rules)
+    said = tuple(one for one in branch if has_content(one, send_reasoning=send_reasoning))
+    return _planned(Context(said), request, rules, joined=False)
 
 
 def plan_cut_reply(
@@ -57,29 +67,31 @@ def plan_cut_reply(
     rules: Rules,
     system_prompt: str | None,
     context_tokens: int | None,
-) -> ReplyStarted:
-    """The reply_started whose model is sent the newest messages of the whole branch `branch`, root first, that fit."""
+) -> PlannedReply:
+    """The reply whose model is sent the newest messages of the whole branch `branch`, root first, that fit."""
     limits = rules.context_limits(request.parameters, system_prompt, context_tokens)
     context = select_context({one.message_id: one for one in branch}, request.parent_id, limits)
     if context is None:
         raise LookupError(f"the branch of message {request.parent_id} has a gap")
-    started = _started(context.messages, request, rules)
-    return replace(started, joined=rules.unanswered == "join", context_left_out=context.left_out)
+    return _planned(context, request, rules, joined=rules.unanswered == "join")
 
 
-def _started(messages: Sequence[ContextMessage], request: ReplyRequested, rules: Rules) -> ReplyStarted:
+def _planned(context: Context, request: ReplyRequested, rules: Rules, *, joined: bool) -> PlannedReply:
     model = request.parameters.model
-    return ReplyStarted(
+    started = ReplyStarted(
         reply_id=request.reply_id,
         parent_id=request.parent_id,
         node=rules.node,
         provider=rules.provider,
         model=model or rules.model,
         parameters=request.parameters,
-        context_ids=tuple([one.message_id for one in messages]),
+        context_ids=tuple([one.message_id for one in context.messages]),
         attempt=request.attempt,
+        joined=joined,
         counted_as=model if model in rules.models else None,
+        context_left_out=context.left_out,
     )
+    return PlannedReply(started, context.messages)
 
 
 class ModelRequest(Struct, frozen=True):
@@ -90,21 +102,18 @@ class ModelRequest(Struct, frozen=True):
     media: tuple[Media, ...] = ()
 
 
-def model_request(
-    state: State, started: ReplyStarted, messages_by_id: Mapping[str, ContextMessage] | None = None
-) -> ModelRequest:
-    """The request that `started` records. `messages_by_id` has its messages; None: they are in `state.recent`."""
-    known = state.recent if messages_by_id is None else messages_by_id
-    messages = build_messages(
+def model_request(state: State, started: ReplyStarted, messages: Sequence[ContextMessage]) -> ModelRequest:
+    """The request that `started` records; `messages` are those that it names."""
+    sent = build_messages(
         system_prompt_of(started.parameters, state.settings.system_prompt),
-        [known[id_] for id_ in started.context_ids],
+        messages,
         joined=started.joined,
         send_reasoning=bool(started.parameters.send_reasoning),
         media_left_out=started.context_left_out.media if started.context_left_out is not None else 0,
     )
-    with_parts = [message for message in messages if type(message) is PartsMessage]  # isinstance takes 4 times longer
+    with_parts = [message for message in sent if type(message) is PartsMessage]  # isinstance takes 4 times longer
     media = tuple(one for message in with_parts for one in media_of(message.parts))
-    return ModelRequest(messages, started.parameters, media)
+    return ModelRequest(sent, started.parameters, media)
 
 
 def system_prompt_of(parameters: Parameters, system_prompt: str | None) -> str | None:

@@ -53,12 +53,12 @@ def post_transcript(state: State | None, command: PostTranscript, rules: Rules) 
     events.append(_request_event(command, added, request, rules))
     if state is not None and state.session.is_busy:
         return Decision(events=tuple(events))
-    if not parameters.whole_context:
+    if parameters.whole_context:
+        planned = plan_whole_reply(branch, request, rules)
+    else:
         prompt = state.settings.system_prompt if state is not None else None
-        return Decision(
-            events=(*events, plan_cut_reply(branch, request, rules, prompt, command.context_tokens)), messages=branch
-        )
-    return Decision(events=(*events, plan_whole_reply(branch, request, rules)), messages=branch)
+        planned = plan_cut_reply(branch, request, rules, prompt, command.context_tokens)
+    return Decision(events=(*events, planned.started), messages=planned.messages)
 
 
 def created_event(command: CreateSession) -> SessionCreated:
