@@ -52,14 +52,18 @@ def used_features(message: ModelMessage, parameters: Parameters) -> list[str]:
     their text.
     """
     parts = message.parts if isinstance(message, PartsMessage) else ()
-    used = {
-        "media": media_of(parts),
-        "tools": parameters.tools or any(isinstance(part, ToolResult) for part in parts),
-        "response_format": parameters.response_format,
-        "reasoning_effort": parameters.reasoning_effort,
-        "extra_body": parameters.extra_body,
-    }
-    return [feature for feature, value in used.items() if value]
+    used = []
+    if parts and media_of(parts):
+        used.append("media")
+    if parameters.tools or (parts and any(isinstance(part, ToolResult) for part in parts)):
+        used.append("tools")
+    if parameters.response_format:
+        used.append("response_format")
+    if parameters.reasoning_effort:
+        used.append("reasoning_effort")
+    if parameters.extra_body:
+        used.append("extra_body")
+    return used
 
 
 class ReplySink(Protocol):
@@ -123,8 +127,9 @@ class Finish(Struct, frozen=True):
 
 def require_features(takes: frozenset[str], message: ModelMessage, parameters: Parameters) -> None:
     """Raises LlmUnsupported where a reply to `message` needs what the server does not take."""
-    if missing := next((one for one in used_features(message, parameters) if one not in takes), None):
-        raise LlmUnsupported(f"The model server does not take {FEATURE_WORDS[missing]}")
+    for feature in used_features(message, parameters):
+        if feature not in takes:
+            raise LlmUnsupported(f"The model server does not take {FEATURE_WORDS[feature]}")
 
 
 class Health(Struct, frozen=True):

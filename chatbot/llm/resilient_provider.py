@@ -30,37 +30,77 @@ from chatbot.runtime.backoff import Backoff
 from events.catalogue import Parameters
 
 
-class Watchdog:
-    """The timeouts of one reply: an asynchronous context manager that raises LlmTimeout if the model is too slow.
-
-    `last_sign_of_life_s` (the loop's time) is set by BoundedListener at each text. The timer is set to the earliest
-    time at which a limit can be exceeded; if the model was alive meanwhile, it is set again. So a text costs one clock
-    read instead of a timer. Cancellation from outside stays a cancellation.
+class DeadlineTimer:
+    """One timer for the deadlines of a provider's replies, set to the earliest: one for each reply would nearly always
+    be made and cancelled for nothing.
     """
 
-    def __init__(self, options: LlmOptions) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self) -> None:
+        self._watchdogs: set[Watchdog] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0  # when the timer fires
+
+    def add(self, watchdog: "Watchdog") -> None:
+        """Call `watchdog.check()` at its deadline, which may be postponed until then."""
+        self._watchdogs.add(watchdog)
+        self.note_deadline(watchdog.deadline_s)
+
+    def note_deadline(self, deadline_s: float) -> None:
+        """Be there at `deadline_s` (the loop's time), which is new or earlier than it was."""
+        if self._timer is not None and self._due_s <= deadline_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_s = deadline_s
+        self._timer = asyncio.get_running_loop().call_at(deadline_s, self._check_all)
+
+    def remove(self, watchdog: "Watchdog") -> None:
+        self._watchdogs.discard(watchdog)
+        if not self._watchdogs and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_all(self) -> None:
+        self._timer = None
+        for watchdog in tuple(self._watchdogs):
+            if watchdog.check():
+                self.note_deadline(watchdog.deadline_s)
+            else:
+                self._watchdogs.discard(watchdog)
+
+
+class Watchdog:
+    """The timeouts of one reply: a context manager that raises LlmTimeout if the model is too slow.
+
+    `last_sign_of_life_s` (the loop's time) is set by BoundedListener at each text, and postpones the deadline. So a
+    text costs one clock read. Cancellation from outside stays a cancellation, as with asyncio.timeout().
+    """
+
+    def __init__(self, options: LlmOptions, timer: DeadlineTimer) -> None:
+        self._time = asyncio.get_running_loop().time
         self._options = options
+        self._timer = timer
         self._limit_s = options.first_token_timeout_s
-        self.last_sign_of_life_s = self._loop.time()
+        self.last_sign_of_life_s = self._time()
         self._reply_deadline_s = self.last_sign_of_life_s + options.reply_timeout_s
         self._has_text = False
         self._timeout_reason = ""  # which limit was exceeded; '' while none was
-        self._timeout = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle
+        self._task: asyncio.Task[object]
+        self._cancelling = 0  # of the task, from outside, before
 
-    async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        self._schedule_check()
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a reply is generated in a task")
+        self._task, self._cancelling = task, task.cancelling()
+        self._timer.add(self)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
+        self._timer.remove(self)
+        if self._timeout_reason and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             too_slow = LlmTimeout(self._timeout_reason)
             too_slow.has_text = self._has_text
             raise too_slow from None
@@ -68,38 +108,36 @@ class Watchdog:
     @property
     def remaining_s(self) -> float:
         """Seconds until the limit on the whole reply."""
-        return self._reply_deadline_s - self._loop.time()
+        return self._reply_deadline_s - self._time()
+
+    @property
+    def deadline_s(self) -> float:
+        """The earliest time at which a limit is exceeded, as far as is known now."""
+        return min(self.last_sign_of_life_s + self._limit_s, self._reply_deadline_s)
 
     async def wait_before_retry(self, seconds: float) -> None:
         """Wait before the next attempt; its silence counts from then."""
-        self.last_sign_of_life_s = self._loop.time() + seconds
+        self.last_sign_of_life_s = self._time() + seconds
         await asyncio.sleep(seconds)
 
     def text_started(self) -> None:
         """From the first text on, the limit between texts applies."""
         self._has_text = True
         self._limit_s = self._options.between_tokens_timeout_s
-        if self._limit_s < self._options.first_token_timeout_s:  # else the timer fires early, and is set again then
-            self._timer.cancel()
-            self._schedule_check()
+        if self._limit_s < self._options.first_token_timeout_s:
+            self._timer.note_deadline(self.deadline_s)
 
-    def _schedule_check(self) -> None:
-        self._timer = self._loop.call_at(
-            min(self.last_sign_of_life_s + self._limit_s, self._reply_deadline_s), self._check
-        )
-
-    def _check(self) -> None:
-        now_s = self._loop.time()
+    def check(self) -> bool:
+        """End the reply if it is too slow; False if that was so."""
+        now_s = self._time()
         if now_s >= self._reply_deadline_s:
-            self._end(f"The reply took longer than {self._options.reply_timeout_s:g} s")
+            self._timeout_reason = f"The reply took longer than {self._options.reply_timeout_s:g} s"
         elif now_s >= self.last_sign_of_life_s + self._limit_s:
-            self._end(f"The model server was silent for {self._limit_s:g} s")
+            self._timeout_reason = f"The model server was silent for {self._limit_s:g} s"
         else:
-            self._schedule_check()
-
-    def _end(self, reason: str) -> None:
-        self._timeout_reason = reason
-        self._timeout.reschedule(self._loop.time())
+            return True
+        self._task.cancel()
+        return False
 
 
 BACKOFF_MAX_S = 10.0
@@ -214,6 +252,7 @@ class ResilientProvider:
         self._options = options
         self._logs_failures = logs_failures
         self._on_attempt: OnAttempt = _ignore_attempt
+        self._deadline_timer = DeadlineTimer()
         self._retry_policy = RetryPolicy(
             Backoff(options.retry_backoff_s, BACKOFF_MAX_S), options.retries_max, options.first_token_timeout_s
         )
@@ -268,7 +307,7 @@ class ResilientProvider:
     ) -> Finish:
         """As stream(): retries until there is text, or the policy or the deadline allows no further attempt."""
         retries = 0
-        async with Watchdog(self._options) as watchdog:
+        with Watchdog(self._options, self._deadline_timer) as watchdog:
             while True:
                 listener = BoundedListener(sink, watchdog, self._options.reply_max_chars)
                 try:

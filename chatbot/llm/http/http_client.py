@@ -99,21 +99,23 @@ class HttpClient:
         self._coalescer = ReadCoalescer(options.read_coalesce_max_s, options.coalesce_from_replies)
         self._is_closed = False
 
-    async def post(self, path: str, body: Any) -> HttpResponse:
+    def post(self, path: str, body: Any) -> Awaitable[HttpResponse]:
         """POST `body` as JSON to midm's `path`; returns once the response's head has come. Raises LlmError."""
-        return await self._post(f"{self._resolve_server()[0].prefix}{path}", msgspec.json.encode(body))
+        return self._post(f"{self._resolve_server()[0].prefix}{path}", msgspec.json.encode(body))
 
-    async def post_api(self, path: str, body: bytes) -> HttpResponse:
+    def post_api(self, path: str, body: bytes) -> Awaitable[HttpResponse]:
         """As post(), of a path of OpenAI's API, below whatever prefix the server has it. `body` is JSON already."""
-        return await self._try_api_prefixes(lambda prefix: self._post(f"{prefix}{path}", body))
+        if self._api_prefix is not None:
+            return self._post(f"{self._api_prefix}{path}", body)
+        return self._try_api_prefixes(lambda prefix: self._post(f"{prefix}{path}", body))
 
     async def get(self, path: str) -> Any:
         """The JSON at midm's `path`. Raises LlmError: NotJson, and LlmUnavailable after health_timeout_s."""
         return await self._get(f"{self._resolve_server()[0].prefix}{path}", DOCUMENT_MAX_BYTES)
 
-    async def get_api(self, path: str, max_bytes: int) -> Any:
+    def get_api(self, path: str, max_bytes: int) -> Awaitable[Any]:
         """As get(), of a path of OpenAI's API and with a bound of its own."""
-        return await self._try_api_prefixes(lambda prefix: self._get(f"{prefix}{path}", max_bytes))
+        return self._try_api_prefixes(lambda prefix: self._get(f"{prefix}{path}", max_bytes))
 
     async def _try_api_prefixes(self, send_request: Callable[[str], Awaitable[Answer]]) -> Answer:
         """Tries the possible prefixes of OpenAI's API until the server knows one, which is remembered."""

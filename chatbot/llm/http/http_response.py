@@ -238,7 +238,7 @@ class HttpResponse:
     ) -> None:
         self._connection = connection
         self._release = release
-        self._parser = SseParser(options.line_max_bytes)
+        self._line_max_bytes = options.line_max_bytes
         # A code point is at most 12 bytes in JSON (two \uXXXX).
         self._document_max_bytes = 12 * options.reply_max_chars + DOCUMENT_REST_BYTES
         self.status = connection.status
@@ -258,7 +258,7 @@ class HttpResponse:
         A body that begins like JSON is a document, whatever its Content-Type: it is returned as a whole.
         Raises LlmFailed, also if the body is cut before its end, and what `add_events` raises.
         """
-        body = _BodyReader(self._parser, add_events, self._document_max_bytes, self._decode)
+        body = _BodyReader(SseParser(self._line_max_bytes), add_events, self._document_max_bytes, self._decode)
         try:
             if not await self._connection.read_body(body.take):
                 body.take_decoded(self._decode_end())

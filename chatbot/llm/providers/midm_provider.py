@@ -171,24 +171,30 @@ def _read_answer(document: bytes) -> _Answer | None:
 
 
 class _Keepalive:
-    """Sends an empty piece every KEEPALIVE_PIECE_S.
+    """Sends an empty piece to all replies that wait for a whole answer, every KEEPALIVE_PIECE_S."""
 
-    An object: a function that schedules itself would keep each reply's objects until the garbage collector finds them.
-    """
+    def __init__(self) -> None:
+        self._waiting: set[OnText] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, on_text: OnText) -> None:
-        self._on_text = on_text
-        self._schedule()
+    def begin(self, on_text: OnText) -> None:
+        self._waiting.add(on_text)
+        if self._timer is None:
+            self._schedule()
 
-    def stop(self) -> None:
-        self._timer.cancel()
-
-    def _send(self) -> None:
-        self._on_text("")
-        self._schedule()
+    def end(self, on_text: OnText) -> None:
+        self._waiting.discard(on_text)
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(KEEPALIVE_PIECE_S, self._send)
+
+    def _send(self) -> None:
+        self._schedule()
+        for on_text in tuple(self._waiting):
+            on_text("")
 
 
 class MidmProvider:
@@ -207,6 +213,7 @@ class MidmProvider:
         self.lists_models = True
         self._secret = options.api_key
         self._client = HttpClient(options)
+        self._keepalive = _Keepalive()
         self._no_stream_until_s = 0.0
 
     def context_tokens(self, model: str) -> int | None:
@@ -295,11 +302,11 @@ class MidmProvider:
 
     async def _reply_without_stream(self, body: dict[str, Any], on_text: OnText) -> Finish:
         """The server sends nothing until the reply is complete, so only the limit on the whole reply applies."""
-        keepalive = _Keepalive(on_text)
+        self._keepalive.begin(on_text)
         try:
             answer = await self._post_chat(body)
         finally:
-            keepalive.stop()
+            self._keepalive.end(on_text)
         on_text(answer.response)
         return self._finish(read_usage(answer.usage), body)
 

@@ -207,7 +207,12 @@ async def generate(
         await slot.ready()
         sink = ReplyGrower(reply, timing, ports.timer, keeps_parts=await _keeps_parts(ports.log))
         timing.asked_s = ports.timer()
-        finish = await _ask(reply, request, ports, sink)
+        if request.media:
+            finish = await _ask_with_media(reply, request, ports, sink)
+        else:
+            finish = await ports.provider.stream(
+                request.messages, request.parameters, sink, stream=reply.stream, route=reply.route
+            )
         if not reply.length and reply.last_part == NO_PART:
             raise LlmFailed("The model server gave no text", finish=finish)
     except LlmError as error:
@@ -233,12 +238,8 @@ async def generate(
     )
 
 
-async def _ask(reply: Reply, request: ModelRequest, ports: ReplyTaskPorts, sink: ReplyGrower) -> Finish:
+async def _ask_with_media(reply: Reply, request: ModelRequest, ports: ReplyTaskPorts, sink: ReplyGrower) -> Finish:
     """Raises LlmError, LogUnavailable if the request's files cannot be read."""
-    if not request.media:
-        return await ports.provider.stream(
-            request.messages, request.parameters, sink, stream=reply.stream, route=reply.route
-        )
     async with loaded_messages(request, ports) as messages:
         return await ports.provider.stream(messages, request.parameters, sink, stream=reply.stream, route=reply.route)
 

@@ -264,6 +264,19 @@ async def test_a_reply_leaves_no_timer_behind() -> None:
     assert len(cancelled) <= before
 
 
+async def test_replies_of_one_provider_have_their_own_deadlines() -> None:
+    fast: list[Step] = ["a", 0.15, "b", 0.15, "c", 0.15, "d", END]
+    silent: list[Step] = ["a", 60.0, END]  # its deadline becomes the earliest with its first text
+    provider = guard(Scripted(fast, silent, [0.3, *fast]), first_token_timeout_s=1.0, between_tokens_timeout_s=0.3)
+    started = time.monotonic()
+    kept, ended, late = await asyncio.gather(ask(provider), ask(provider), ask(provider), return_exceptions=True)
+    assert isinstance(ended, LlmTimeout)
+    assert isinstance(kept, Answer)
+    assert isinstance(late, Answer)
+    assert (kept.text, late.text) == ("abcd", "abcd")
+    assert time.monotonic() - started < 10
+
+
 async def test_each_attempt_is_reported_to_the_observer() -> None:
     provider = guard(Scripted([LlmUnavailable("down")], ["a", END], [LlmTimeout("slow")]))
     noted: list[str] = []
