@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 from chatbot.config.text_checks import QUOTES, path_mistake, text_mistake
 
@@ -10,6 +11,9 @@ DATABASE_ALLOWED = (
     " or postgresql://user:password@host:5432/database"
 )
 POSTGRES = ("postgresql://", "postgres://")
+# The parameters of a PostgreSQL URL that say which database, or which part of it, is meant.
+_PLACE_PARAMETERS = frozenset({"host", "port", "dbname", "service", "options", "search_path"})
+_POSTGRES_PORT = 5432
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _OPTION = re.compile(r"\?\w+=|\?$")
 _KEYWORDS = re.compile(r"(host|hostaddr|port|dbname|user|password|service)\s*=")  # of libpq's other form
@@ -79,3 +83,12 @@ def without_credentials(url: str) -> str:
     """`url` for display: without everything before its last @, even if malformed, and without its query."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def postgres_place(url: str) -> str:
+    """The database that a PostgreSQL URL means: the URL without login, TLS and the like, in one way of writing it."""
+    address, _, query = url.partition("?")
+    hosts, _, name = address.partition("://")[2].rpartition("@")[2].partition("/")
+    places = [one if re.search(r":\d+$", one) else f"{one}:{_POSTGRES_PORT}" for one in hosts.lower().split(",") if one]
+    given = sorted(pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] in _PLACE_PARAMETERS)
+    return f"{POSTGRES[0]}{','.join(places)}/{name}" + (f"?{urlencode(given)}" if given else "")

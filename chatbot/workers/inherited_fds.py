@@ -31,8 +31,8 @@ class WriterFds(Struct, frozen=True):
 class InheritedFds(Struct, frozen=True, rename={"connection_counts": "tally"}):
     """`slot` counts from 1 (0: the writer). `listeners` are the shared sockets; `connection_counts` is the shared
     memory of the counts; `control` is the channel to the master; `secret` authenticates the workers to each other.
-    `writer` is None if the log is in PostgreSQL. One field is encoded by its old name, because a master may start
-    workers of a newer version.
+    `writer` is None if the log is in PostgreSQL; `database` is the place of that one, with which the master started.
+    One field is encoded by its old name, because a master may start workers of a newer version.
     """
 
     slot: int
@@ -42,6 +42,7 @@ class InheritedFds(Struct, frozen=True, rename={"connection_counts": "tally"}):
     secret: str
     role: Literal["worker", "writer"] = "worker"
     writer: WriterFds | None = None
+    database: str = ""
 
     def to_environment(self) -> dict[str, str]:
         """The environment variable for the process."""

@@ -29,6 +29,7 @@ class SharedResources:
         self._listeners = bind_sockets(settings.server.host, settings.server.port)
         for one in self._listeners:
             stack.enter_context(one)
+        self._database = settings.database.postgres_place
         self._writer_socket: PrivateSocket | None = None
         self._writer: WriterFds | None = None
         if not settings.database.is_postgres:
@@ -72,6 +73,7 @@ class SharedResources:
             control=NO_DESCRIPTOR,
             secret=self._secret,
             writer=self._writer,
+            database=self._database,
         )
 
     def for_writer(self, *, is_successor: bool = False) -> InheritedFds:

@@ -23,6 +23,7 @@ class Worker:
         self.listeners = inheritance.open_listeners()
         self.share = FairShare(ConnectionCounts(inheritance.connection_counts), self.slot)
         self.writer: WriterFds | None = inheritance.writer
+        self.database = inheritance.database
         self.control = ControlChannel(inheritance.control, stop)
         # Only the master reloads, even if a terminal's hang-up reaches all processes.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)

@@ -9,7 +9,7 @@ from chatbot import __version__
 from chatbot.config.settings import Settings
 from chatbot.observability.metrics import LogMetrics
 from chatbot.workers.worker import Worker
-from chatbot.writer.database_check import check_same_database
+from chatbot.writer.database_check import check_same_database, check_same_place
 from chatbot.writer.storage_options import log_options
 from events.compatibility import OtherNodes
 from events.errors import LogUnusable
@@ -26,8 +26,8 @@ def open_process_log(
         return open_checked_log(settings, log_metrics)
     if worker.writer is not None:
         check_same_database(settings, worker.writer)
-    elif not settings.database.is_postgres:
-        raise LogUnusable("the master has started no writer process for a log in a file: restart the service")
+    else:
+        check_same_place(settings, worker.database)
     writer = None if worker.writer is None else WriterAddress(worker.writer.address, worker.writer.positions)
     return open_checked_log(settings, log_metrics, worker.control, writer)
 

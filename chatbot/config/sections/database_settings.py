@@ -5,7 +5,13 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from chatbot.config.database_url import DATABASE_ALLOWED, POSTGRES, parse_database_url, without_credentials
+from chatbot.config.database_url import (
+    DATABASE_ALLOWED,
+    POSTGRES,
+    parse_database_url,
+    postgres_place,
+    without_credentials,
+)
 
 
 class DatabaseSettings(Struct, frozen=True):
@@ -149,6 +155,11 @@ class DatabaseSettings(Struct, frozen=True):
     def shown(self) -> str:
         """Where the log is, for people: without the credentials of a URL."""
         return without_credentials(self.url) if self.is_postgres else str(self.path)
+
+    @property
+    def postgres_place(self) -> str:
+        """Which PostgreSQL database it is, without login and the like; empty for a log in a file."""
+        return postgres_place(self.url) if self.is_postgres else ""
 
     @property
     def files(self) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """`python run.py --workers 2` as an operator meets it: real processes, killed, replaced and stopped."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from tests.support.command_processes import is_alive, run_command
 from tests.support.http.feed_reader import following
 from tests.support.log.log_files import foreign
 from tests.support.model.model_server import ModelServer
+from tests.support.programs.postgres_server import PostgresServer
 from tests.support.service import frames, program
 from tests.support.worker_processes import TWO, WAIT_TIMEOUT_S, create, metrics, pids, two_workers, until
 
@@ -198,6 +200,31 @@ async def test_a_reload_with_a_wrong_setting_keeps_the_workers_that_serve(tmp_pa
             await create(client)
         assert is_alive(writer)
         assert not started.log("writer.ended")
+        started.process.send_signal(signal.SIGHUP)
+        await until(lambda: started.log("roll.done"))
+        assert await started.stop() == 0
+
+
+@pytest.mark.real_part
+async def test_a_reload_onto_another_postgresql_database_keeps_the_workers_that_serve(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer
+) -> None:
+    def use(url: str) -> None:
+        (tmp_path / "config.toml").write_text(f"[database]\nurl = {json.dumps(url)}\n")
+
+    first, second = await postgres.schema(), await postgres.schema()
+    use(first)
+    async with two_workers(tmp_path, model, DATABASE_URL="") as started:  # empty: the file's is in force
+        serving = pids(started)
+        use(second)
+        started.process.send_signal(signal.SIGHUP)
+        await until(lambda: started.log("roll.stopped"))
+        assert "a reload cannot change it" in "".join(started.output)
+        async with httpx.AsyncClient(base_url=started.url) as client:
+            await create(client)
+        assert pids(started) == serving
+        assert all(is_alive(pid) for pid in serving)
+        use(f"{first}&application_name=reloaded")
         started.process.send_signal(signal.SIGHUP)
         await until(lambda: started.log("roll.done"))
         assert await started.stop() == 0

@@ -23,7 +23,7 @@ from chatbot.workers.server_sockets import CannotListen, bind_sockets, service_u
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker import Worker
 from chatbot.workers.writer_supervisor import CHECKS
-from chatbot.writer.database_check import check_same_database
+from chatbot.writer.database_check import check_same_database, check_same_place
 from events.errors import LogUnusable
 from tests.support.service import ROOT, environment
 
@@ -213,3 +213,47 @@ def test_a_process_with_settings_of_another_database_is_refused(tmp_path: Path, 
     with pytest.raises(LogUnusable, match="restart the service") as refused:
         check_same_database(loaded(**changed), fds)
     assert "hidden" not in str(refused.value)
+
+
+PLACE = "postgresql://chat@db.example/chatbot"
+
+
+def settings_of(folder: Path, url: str) -> Settings:
+    return load({}, environment=environment(folder, "http://127.0.0.1:1", DATABASE_URL=url), folder=ROOT).settings
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://chat@other.example/chatbot",
+        "postgresql://chat@db.example:5433/chatbot",
+        "postgresql://chat@db.example,other.example/chatbot",
+        "postgresql://chat:hidden@db.example/chatbot2",
+        f"{PLACE}?search_path=others",
+        f"{PLACE}?options=-csearch_path%3Dothers",
+        f"{PLACE}?dbname=chatbot2",
+        "chatbot.db",
+    ],
+)
+def test_a_worker_with_the_url_of_another_database_is_refused(tmp_path: Path, url: str) -> None:
+    served = settings_of(tmp_path, PLACE).database.postgres_place
+    with pytest.raises(LogUnusable, match="restart the service") as refused:
+        check_same_place(settings_of(tmp_path, url), served)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        PLACE,
+        "postgres://chat:a%40new%2Fpassword@DB.example:5432/chatbot",
+        "postgresql://another@db.example/chatbot?sslmode=require&application_name=x&connect_timeout=3",
+    ],
+)
+def test_a_reload_may_change_how_a_worker_connects(tmp_path: Path, url: str) -> None:
+    check_same_place(settings_of(tmp_path, url), settings_of(tmp_path, PLACE).database.postgres_place)
+
+
+def test_a_master_that_does_not_say_which_database_it_serves_is_believed(tmp_path: Path) -> None:
+    check_same_place(settings_of(tmp_path, PLACE), "")
+    assert settings_of(tmp_path, "chatbot.db").database.postgres_place == ""
