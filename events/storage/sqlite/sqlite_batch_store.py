@@ -38,8 +38,8 @@ from events.storage.sqlite.wal import (
     FileLoss,
     FileLossDetector,
     WalCheckpointer,
+    WalLength,
     WalTruncated,
-    WalTruncationDetector,
 )
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class SqliteBatchStore:
         self._wal_checkpointer = WalCheckpointer(options, self._connect_checkpointer)
         self._is_head_known = False
         self._files = FileLossDetector(path)
-        self._wal_length = WalTruncationDetector(path)
+        self._wal_length = WalLength(path, options.wal_limit_bytes)
         self._is_wal_unsaved = False  # the write-ahead log is lost, and not yet copied into the database
         self._check_files_at_s = 0.0
         self._retry_delays = backoff_delays(*CHECKPOINT_RETRY_S)
@@ -348,13 +348,18 @@ class SqliteBatchStore:
                 erase_content(connection, planned.erasures)
         else:  # autocommit: the statement is the transaction
             connection.execute(insert_statement(len(planned.rows)), list(chain.from_iterable(planned.rows)))
-        self._wal_length.remember()
-        return self._files.find_loss()
+        return self._remember_files()
 
     def _transact(self, call: Call[T], connection: sqlite3.Connection) -> tuple[T, FileLoss | None]:
         """In the connection's thread. Returns also whether it is in a file that has lost its name."""
         self._wal_length.check(connection)
         with transaction(connection):
             result = call(connection)
-        self._wal_length.remember()
-        return result, self._files.find_loss()
+        return result, self._remember_files()
+
+    def _remember_files(self) -> FileLoss | None:
+        """After a commit. Returns whether it is in a file that has lost its name."""
+        loss = self._files.find_loss()
+        if loss is None:
+            self._wal_length.remember()
+        return loss

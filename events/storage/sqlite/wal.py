@@ -13,6 +13,9 @@ that no process uses the database.
 its name, and SQLite goes on writing at its old offset, behind a hole in place of what was recorded. Nothing fails until
 pages are copied from there, which would put zeros into the database, or until the process ends. So the length is
 checked before every commit, while a checkpoint still meets the end of the file and changes nothing.
+
+**Growth.** A commit that makes the file longer waits for the file system's journal, too, which takes several times as
+long as its own bytes do. So zeros are added in advance, ever more: to SQLite they are the end of the log.
 """
 
 import asyncio
@@ -36,6 +39,8 @@ PASSES_MAX = 4  # while commits go on, each with less to copy; then all the rest
 BUSY_MS = 100  # how long one attempt to empty the log may hold up the appends
 HEADER_BYTES = 32  # of the log, https://www.sqlite.org/fileformat2.html#walformat
 FRAME_BYTES = 24 + PAGE_BYTES  # of a page in it, at least
+ADDED_BYTES = (65_536, 4_194_304)  # zeros added at once: at least and at most, between them as many as there are bytes
+FREE_BYTES_MIN = 256 * 1024 * 1024  # on the disk: with less, none are added
 COMPANIONS = ("-wal", "-shm")  # files beside the database
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _PASSIVE = "PRAGMA wal_checkpoint(PASSIVE)"  # neither waits for other connections nor makes them wait
@@ -236,16 +241,24 @@ class WalTruncated(LogStopped):
     """What was recorded since the last checkpoint is gone from the file."""
 
 
-class WalTruncationDetector:
-    """Remembers the length of the log. All calls block, for microseconds."""
+class WalLength:
+    """Remembers the length of the log, finds that it was cut short, and makes it longer in advance.
 
-    def __init__(self, path: Path) -> None:
+    All calls block: for microseconds, or for a few milliseconds where zeros are added.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = 0) -> None:
+        """Zeros are added until the log has `limit_bytes`."""
         self._path = f"{path}-wal"
+        self._limit_bytes = limit_bytes
         self._bytes = 0
 
     def remember(self) -> None:
         """After a commit, which may have made the file shorter: SQLite cuts it where it begins at the start again."""
-        self._bytes = self._size()
+        size = self._size()
+        has_grown, self._bytes = size > self._bytes, size
+        if has_grown:
+            self._add_zeros()
 
     def has_shrunk(self) -> bool:
         """Whether the file is shorter than it was, perhaps because another process has emptied it by a checkpoint."""
@@ -273,6 +286,21 @@ class WalTruncationDetector:
         if frames > 0 and size < HEADER_BYTES + frames * FRAME_BYTES:
             raise self._truncated()
         self._bytes = size
+
+    def _add_zeros(self) -> None:
+        """Appended, so that nothing is overwritten that another process has written meanwhile."""
+        least, most = ADDED_BYTES
+        added = min(max(self._bytes, least), most, self._limit_bytes - self._bytes)
+        if added <= 0:
+            return
+        with suppress(OSError):  # of the disk: the next commit meets its own
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                disk = os.fstatvfs(descriptor)
+                if disk.f_bavail * disk.f_frsize >= FREE_BYTES_MIN:
+                    self._bytes += os.write(descriptor, bytes(added))
+            finally:
+                os.close(descriptor)
 
     def _truncated(self) -> WalTruncated:
         return WalTruncated(
