@@ -27,7 +27,7 @@ from events.record import EventHeader, Metadata, RecordedEvent
 READ_PAGE = 1000  # events of the stream read at once
 READ_INTERVAL_S = 0.75  # between reads of a log that others write: a lost report of a change delays it by less than 1 s
 READ_RETRY_S = 0.5  # after the log could not be read
-VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired or were revoked
+VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired, if keys expire at all
 TICKET_BUCKETS = 64  # 0 for configured keys, of which there are few; recorded ones share the others
 APPEND_TRIES = 8  # lost races with other administrators before the caller is told to try again
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -56,6 +56,8 @@ class KeyRegistry:
         self._can_read = True
         self._refresh_lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._replaced = asyncio.Event()  # a key in use may have ended, by a change
+        self._has_ends = False  # whether a secret is valid until some time
         self._use(self._recorded)
 
     @property
@@ -104,6 +106,8 @@ class KeyRegistry:
     def begin_use(self, principal: Principal, on_end: Callable[[], None]) -> None:
         """Call `on_end` within a second after the key has ended, or has other scopes, until `end_use`."""
         self._uses.setdefault(principal, set()).add(on_end)
+        if not self._is_valid(principal):  # the key has ended since it was found
+            self._replaced.set()
 
     def end_use(self, principal: Principal, on_end: Callable[[], None]) -> None:
         """Forget what `begin_use` was called with."""
@@ -169,7 +173,10 @@ class KeyRegistry:
     async def end_uses(self) -> None:
         """End the streams of keys that are no longer valid, until cancelled."""
         while True:
-            await asyncio.sleep(VALIDITY_CHECK_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(VALIDITY_CHECK_S if self._has_ends else None):
+                    await self._replaced.wait()
+            self._replaced.clear()
             for principal in [one for one in self._uses if not self._is_valid(one)]:
                 for on_end in list(self._uses.get(principal, ())):
                     on_end()
@@ -183,6 +190,7 @@ class KeyRegistry:
         """Put the keys in force. A configured name is the settings' alone: recorded secrets of it do not count."""
         valid: dict[bytes, _ValidSecret] = {}
         self._recorded, self._valid = recorded, valid
+        self._replaced.set()
         for digest, name in self._configured.items():
             valid[digest] = _ValidSecret(Principal(name, self.scopes_of(name), digest), None)
         for key in recorded.keys.values():
@@ -193,6 +201,7 @@ class KeyRegistry:
                 ends = [one for one in (secret.until_us, key.expires_at_us) if one is not None]
                 principal = Principal(key.name, self.scopes_of(key.name), digest)
                 valid[digest] = _ValidSecret(principal, min(ends, default=None))
+        self._has_ends = any(one.until_us is not None for one in valid.values())
         self._buckets = {}
         for digest in valid:
             self._buckets.setdefault(self.ticket_bucket(digest), []).append(digest)

@@ -61,6 +61,18 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_use_that_begins_after_its_key_has_ended_is_told(
+    keys: KeyRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_registry, "VALIDITY_CHECK_S", 60.0)
+    await keys.change(AddKey("root", ("admin",)), Metadata())
+    await settled()
+    use = Use()
+    keys.begin_use(EVERYONE, use.end)
+    await settled()
+    assert use.told
+
+
 async def test_the_first_key_ends_what_everyone_uses(keys: KeyRegistry) -> None:
     async with used(keys, EVERYONE) as use:
         await keys.change(AddKey("root", ("admin",)), Metadata())
