@@ -133,7 +133,10 @@ class EventTypeGate:
 
     async def admit(self, events: Sequence[Event]) -> None:
         """Return if all of `events` may be written. Raises NodesOutdated, LogUnavailable."""
-        reason = await self._find_refusal(new_types(events))
+        wanted = new_types(events)
+        if not wanted:
+            return
+        reason = await self._find_refusal(wanted)
         if reason is None:
             return
         self._observe.refused("outdated")

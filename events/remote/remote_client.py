@@ -170,11 +170,12 @@ class RemoteClient(asyncio.Protocol):
 
     def add_recorded(self, number: int, position: int) -> None:
         self._recorded += (number, position)
-        self._answered()
+        if not self._is_flush_due:
+            self._flush_soon()
 
     def add_refused(self, number: int, error: Exception) -> None:
         self._refused.append((number, to_failure(error)))
-        self._answered()
+        self._flush_soon()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` for as long as the client is connected."""
@@ -247,15 +248,15 @@ class RemoteClient(asyncio.Protocol):
         self.send(Kind.STATUS, self.service.joined(self))
 
     def _submit(self, appends: Appends) -> None:
-        number, submit = appends.first, self.service.writer.submit_for
+        number, in_doubt, submit = appends.first, appends.in_doubt, self.service.writer.submit_for
+        self._pending += len(appends.appends)
         for received in appends.appends:
             append = _with_actor(received) if received.media else received
-            reply = DoubtfulReply(self, number, append) if appends.in_doubt else AppendReply(self, number)
-            self._pending += 1
+            reply = DoubtfulReply(self, number, append) if in_doubt else AppendReply(self, number)
             try:
-                submit(reply, append, is_admitted=appends.in_doubt)
+                submit(reply, append, is_admitted=in_doubt)
             except (LogUnavailable, ValueError) as error:
-                if appends.in_doubt:
+                if in_doubt:
                     error = OutcomeUnknown(f"{error}; whether this was recorded is unknown: read the stream again")
                 self.add_refused(number, error)
             number += 1
@@ -287,12 +288,6 @@ class RemoteClient(asyncio.Protocol):
         body, failure = (b"", to_failure(result)) if isinstance(result, Exception) else (result, None)
         self.send(Kind.ANSWER, Answer(number, body, failure))
 
-    def _answered(self) -> None:
-        self._pending -= 1
-        if not self._pending:
-            self._drained.set()
-        self._flush_soon()
-
     def _flush_soon(self) -> None:
         if not self._is_flush_due:
             self._is_flush_due = True
@@ -310,7 +305,10 @@ class RemoteClient(asyncio.Protocol):
             self._appended = []
         if self._recorded or self._refused:
             frames.append(frame(Kind.OUTCOMES, (self._recorded, self._refused)))
+            self._pending -= len(self._recorded) // 2 + len(self._refused)
             self._recorded, self._refused = [], []
+            if not self._pending:
+                self._drained.set()
         transport = self._transport
         if transport is None or not frames:
             return

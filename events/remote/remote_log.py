@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from events.catalogue import Event
-from events.compatibility import EventTypeGate, OtherNodes, name_of_process
+from events.compatibility import EventTypeGate, OtherNodes, name_of_process, new_types
 from events.errors import LogError, LogStopped, LogUnavailable, LogUnusable
 from events.log import AppendListener
 from events.log_observer import LogObserver, NoObserver
@@ -150,7 +150,11 @@ class RemoteLog(SqliteQueries):
         """As EventLog.append. Raises ValueError for text that is not Unicode or more events than a batch may hold. A
         LogUnavailable that cannot tell whether the events were recorded says so (OutcomeUnknown).
         """
-        return await self._record(events, AppendContext(stream_id, expected_version, metadata, self._clock()))
+        self._check_undamaged()
+        if self._gate is not None and new_types(events):
+            await self._gate.admit(events)
+        context = AppendContext(stream_id, expected_version, metadata, self._clock())
+        return await self._connection.submit(prepare(events, context, self._random_bytes))
 
     async def erase(
         self,
@@ -163,8 +167,11 @@ class RemoteLog(SqliteQueries):
     ) -> tuple[RecordedEvent, ...]:
         """As EventLog.erase; waits as SqliteLog.erase does."""
         erases_all = is_erasing_all(event)
+        self._check_undamaged()
+        if self._gate is not None:
+            await self._gate.admit([event])
         context = AppendContext(stream_id, expected_version, metadata, self._clock(), erases_all, unchanged)
-        recorded = await self._record([event], context)
+        recorded = await self._connection.submit(prepare([event], context, self._random_bytes))
         await self._await_clean_wal()
         return recorded
 
@@ -263,12 +270,6 @@ class RemoteLog(SqliteQueries):
         damage = self._pool.damage or self._mismatch or (status.damage if status.stopped else None)
         if damage is not None:
             raise LogStopped(damage)
-
-    async def _record(self, events: Sequence[Event], context: AppendContext) -> tuple[RecordedEvent, ...]:
-        self._check_undamaged()
-        if self._gate is not None:
-            await self._gate.admit(events)
-        return await self._connection.submit(prepare(events, context, self._random_bytes))
 
     async def _events(
         self, query: str, values: Sequence[Any], *, is_long: bool, bytes_max: int | None = None

@@ -133,7 +133,8 @@ class WriterConnection:
         self._appends[self._next] = WaitingAppend(append, future, self._loop.time())
         self._append_bytes += append.size
         self._next += 1
-        self._flush_soon()
+        if not self._is_flush_due:
+            self._flush_soon()
         return future
 
     async def request(self, name: str, body: bytes, timeout_s: float | None = None) -> bytes:
