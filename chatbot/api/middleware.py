@@ -8,10 +8,11 @@ browsers send no `Origin` and an ordinary `Host`, and are not affected.
 
 import re
 import time
+from contextvars import ContextVar
 from functools import lru_cache
 
-import structlog
 from aiohttp import web
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX
 
 from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, METHODS, OTHER_METHOD, SERVED
 from chatbot.api.access.authorization import CALLER, OTHER_ROUTES, PRINCIPAL, ROUTE_SCOPES, require_route_scope
@@ -43,6 +44,13 @@ EXPOSED = (
 )
 SERVER = "chatbot"  # without this header aiohttp sends its version and Python's
 PRIVATE = "private, no-cache"  # answers contain conversations: no shared cache may keep one
+# What set_headers sets without an Origin, for answers that are made at once.
+COMMON_HEAD = (
+    f"Server: {SERVER}\r\nX-Request-ID: {{}}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: {PRIVATE}\r\n"
+)
+
+# As structlog.contextvars.bind_contextvars(request_id=…) makes it, at a tenth of the cost: log lines have the field.
+LOGGED_REQUEST_ID: ContextVar[str] = ContextVar(f"{STRUCTLOG_KEY_PREFIX}request_id")
 
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(:[0-9]{1,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -55,8 +63,7 @@ async def serve_request(request: web.Request, services: Services) -> web.StreamR
     served.route = _route_template(request)
     readiness.open_requests += 1
     status = CLIENT_LEFT_STATUS  # until there is an answer
-    # Not as a context manager, which would stay in memory for each reader that waits for hours.
-    bound = structlog.contextvars.bind_contextvars(request_id=request_id)
+    bound = LOGGED_REQUEST_ID.set(request_id)
     try:
         try:
             check_host_and_origin(request, services.settings.server)
@@ -70,9 +77,11 @@ async def serve_request(request: web.Request, services: Services) -> web.StreamR
         except Exception as error:  # noqa: BLE001  logged if it is unexpected
             response = _problem_response(error, request, services)
         status = response.status
+        if not readiness.retiring and "Origin" not in request.headers and request.content.is_eof():
+            served.common_head = COMMON_HEAD.format(request_id)
         return response
     finally:
-        structlog.contextvars.reset_contextvars(**bound)
+        LOGGED_REQUEST_ID.reset(bound)
         readiness.open_requests -= 1
         method = request.method if request.method in METHODS else OTHER_METHOD
         services.metrics.observe_request(served.route, method, status, time.perf_counter() - served.started_s)

@@ -203,15 +203,20 @@ def canonical_id(text: str) -> str | None:
         return None
 
 
-def check_chat(body: ChatBody, settings: Settings) -> None:
-    """Check what the types cannot express, but for a message in parts, see message_parts.py. Raises RequestFault."""
-    if canonical_id(body.session_id) is None:
+def check_chat(body: ChatBody, settings: Settings) -> str:
+    """Check what the types cannot express, but for a message in parts, see message_parts.py.
+
+    Returns the session's id as the log writes it. Raises RequestFault.
+    """
+    session_id = canonical_id(body.session_id)
+    if session_id is None:
         raise RequestFault("is not a UUID", "$.session_id")
     if isinstance(body.message, str):
         if body.role == "tool":
             raise RequestFault("must be a list of parts of type tool_result, as role is tool", "$.message")
         check_text(body.message, "$.message", settings.chat.message_max_chars)
     check_reply(body, settings)
+    return session_id
 
 
 def check_reply(body: ReplyBody, settings: Settings) -> None:

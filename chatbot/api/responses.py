@@ -13,6 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from msgspec import UNSET, Struct, UnsetType
 
+from chatbot.api.access.access_log import SERVED
 from chatbot.api.response_bodies import (
     ChatView,
     MediaView,
@@ -51,25 +52,25 @@ encode = msgspec.json.Encoder().encode
 
 
 class JsonResponse(web.Response):
-    """An answer whose head and body are sent as one, if it is small and the connection stays open, without aiohttp's
-    steps for answers that may have cookies, be compressed or chunked, or have no body.
+    """An answer whose head and body are usually sent as one piece, without aiohttp's steps for answers that may have
+    cookies, be compressed or chunked, or have no body.
     """
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send all of the answer, with the headers that aiohttp makes, in its order."""
-        body, headers = self.body, self.headers
-        is_plain = request.version == HttpVersion11 and request.method != "HEAD" and self.keep_alive is None
-        if self.prepared or not is_plain or not request.keep_alive:
+        """Send all of the answer, with the bytes that aiohttp and `add_headers` would make."""
+        body, headers, served = self._body, self._headers, request[SERVED]
+        is_new = self._keep_alive is None and self._payload_writer is None and not self._eof_sent
+        is_usual = request.version == HttpVersion11 and request.method != "HEAD" and request.keep_alive
+        if not (is_new and is_usual and served.common_head and isinstance(body, bytes)):
             return await super().prepare(request)
-        if not isinstance(body, bytes) or not isinstance(request, web.Request):
+        if "Cache-Control" in headers or not all(map(str.isprintable, headers.values())):  # which aiohttp refuses
             return await super().prepare(request)
-        self._keep_alive = True
-        headers["Content-Length"] = str(len(body))
-        headers["Date"] = _http_date(int(time.time()))
-        for add_headers in request.app.on_response_prepare:
-            await add_headers(request, self)
-        await request.writer.write_headers(f"HTTP/1.1 {self.status} {self.reason}", headers)
-        await request.writer.write_eof(body)
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        length = f"Content-Length: {len(body)}\r\nDate: {_http_date(int(time.time()))}\r\n"
+        head = f"HTTP/1.1 {self._status} {self._reason}\r\n{own}{length}{served.common_head}\r\n"
+        self._keep_alive, served.status = True, self._status
+        await request.writer.write(head.encode() + body)
+        await request.writer.drain()
         self._eof_sent = True
         return None
 

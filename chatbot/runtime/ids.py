@@ -7,6 +7,7 @@ import io
 import os
 
 BUFFER_BYTES = 1024  # 64 ids
+VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # by a random digit
 
 
 class Ids:
@@ -18,8 +19,7 @@ class Ids:
     def uuid(self) -> str:
         """A UUID such as 9f1c2e4a-58b3-4d0e-8a77-3c1d5e6f7a8b."""
         digits = self.token()
-        variant = "89ab"[int(digits[16], 16) & 3]
-        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{VARIANTS[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
     def token(self) -> str:
         """32 hexadecimal digits, all of them random."""

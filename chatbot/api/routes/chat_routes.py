@@ -13,7 +13,6 @@ from chatbot.api.middleware import require_accepting
 from chatbot.api.request_bodies import ChatBody, RegenerateBody
 from chatbot.api.requests import (
     Cursor,
-    canonical_id,
     check_chat,
     check_reply,
     if_match,
@@ -137,8 +136,7 @@ async def _post_message(request: web.Request, *, stream: bool) -> RequestedReply
     """Record the message. Raises what read_body, check_chat, resolve_files and the session raise."""
     services = request.app[SERVICES]
     body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
-    check_chat(body, services.settings)
-    session_id = canonical_id(body.session_id) or body.session_id
+    session_id = check_chat(body, services.settings)
     key, _ = read_idempotency_key(request, "chat", body), if_match(request)  # refused before a file is kept
     message = await _message_of(request, session_id, body)
     command = PostMessage(

@@ -209,17 +209,8 @@ class BoundedProtocol(web.RequestHandler):
         """`size` bytes of the answer are in memory, besides the transport's buffer, until the answer is finished."""
         self._held_bytes = size
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """As in aiohttp; then the connection is idle."""
-        try:
-            return await super().finish_response(request, resp, start_time)
-        finally:
-            self.on_answer_end()
-
     def on_answer_end(self) -> None:
-        """The answer is complete, or has failed."""
+        """An answer is complete, or has failed: the connection is idle."""
         self._held_bytes = 0
         self.write_timeout_s = self._connections.limits.write_timeout_s
         self._connections.mark_idle(self)

@@ -133,15 +133,18 @@ class HttpProtocol(HalfClosableProtocol):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As in aiohttp; then the request is in the access log."""
+        """As in aiohttp; then the request is in the access log, and the connection idle."""
         try:
             answer, client_left = await super().finish_response(request, resp, start_time)
         except asyncio.CancelledError:  # the client has left while the answer was sent, or the shutdown ended it
             self._access_log.write_answered(request, resp.status, client_left=request.transport is None)
             raise
-        if self._access_log.is_on:
-            self._access_log.write_answered(request, answer.status, client_left=client_left)
-        return answer, client_left
+        else:
+            if self._access_log.is_on:
+                self._access_log.write_answered(request, answer.status, client_left=client_left)
+            return answer, client_left
+        finally:
+            self.on_answer_end()
 
     def handle_error(
         self,
