@@ -7,6 +7,7 @@ import msgspec
 
 from chatbot.api.message_parts import SentFile
 from chatbot.api.problems import RequestFault
+from chatbot.api.requests import decode_body
 from chatbot.api.ui_protocols.sent_messages import ReplyMessages, SentMessage, checked_id, checked_text
 from chatbot.api.ui_protocols.ui_message_bodies import UiMessage, UiPart, UiRole
 from chatbot.sessions.domain.model_request import REDACTED_TEXT
@@ -71,11 +72,12 @@ def _reply_messages(message: UiMessage, number: int, path: str) -> list[SentMess
 def _tool_part(part: UiPart, path: str) -> tuple[ToolCall, ToolResult | None]:
     name = part.tool_name or part.type.removeprefix(TOOL)
     call_id = checked_id(part.tool_call_id or "", f"{path}.toolCallId")
-    arguments = checked_text(_json(part.input), f"{path}.input")
+    arguments = checked_text(_json(part.input, f"{path}.input"), f"{path}.input")
     call = ToolCall(call_id, checked_id(name, f"{path}.toolName"), arguments)
     match part.state:
         case "output-available":
-            return call, _result(call_id, checked_text(_json(part.output), f"{path}.output"), is_error=False)
+            output = checked_text(_json(part.output, f"{path}.output"), f"{path}.output")
+            return call, _result(call_id, output, is_error=False)
         case "output-error":
             return call, _result(call_id, checked_text(part.error_text or "", f"{path}.errorText"), is_error=True)
         case "output-denied":
@@ -88,12 +90,19 @@ def _result(call_id: str, text: str, *, is_error: bool) -> ToolResult:
     return ToolResult(call_id, (Text(text),) if text else (), is_error)
 
 
-def _json(value: msgspec.Raw | msgspec.UnsetType) -> str:
-    """A model's arguments that are no JSON are a text here, and sent back as they were."""
+def _json(value: msgspec.Raw | msgspec.UnsetType, path: str) -> str:
+    """A model's arguments that are no JSON are a text here, and sent back as they were. Raises RequestFault: nothing
+    has looked at the bytes of its texts so far.
+    """
     encoded = b"null" if isinstance(value, msgspec.UnsetType) else bytes(value)
     if encoded == b"null":
         return ""
-    return msgspec.json.decode(encoded, type=str) if encoded.startswith(b'"') else encoded.decode()
+    if encoded.startswith(b'"'):
+        return decode_body(encoded, str)
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        raise RequestFault("is not UTF-8", path, status=400, kind="malformed", title="Malformed JSON") from None
 
 
 def ui_messages(messages: Sequence[MessageWithText], file_url: Callable[[str], str]) -> list[UiMessage]:

@@ -102,7 +102,7 @@ def _extra_body(body: CompletionBody, raw: bytes, limits: ChatSettings) -> dict[
     for name, value in unknown:
         is_allowed = (name in allowed or "*" in allowed) and name not in RESERVED_FIELDS
         if is_allowed and name not in _FIELDS and bytes(value) != b"null":
-            extra[name] = msgspec.json.decode(value)
+            extra[name] = decode_body(bytes(value), object)
     if extra:
         check_extra_body(extra, "$", limits)
     return extra

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from chatbot.api.problems import RequestFault
+from chatbot.api.requests import decode_body
 from chatbot.api.ui_protocols import ui_messages as module
-from chatbot.api.ui_protocols.ui_message_bodies import UiMessage, UiPart
-from chatbot.api.ui_protocols.ui_messages import ui_messages
+from chatbot.api.ui_protocols.ui_message_bodies import UiChatBody, UiMessage, UiPart
+from chatbot.api.ui_protocols.ui_messages import sent_messages, ui_messages
 from chatbot.sessions.session_queries import MessageWithText
 from events.schema.parts import Part, Text, ToolCall, ToolResult
 from projections.folds.message import MessageRow
@@ -82,3 +84,13 @@ def test_each_part_of_a_long_message_is_looked_at_a_few_times(monkeypatch: pytes
     (reply,) = shown(*steps)
     assert len(reply.parts) == 100 * (calls + 1)
     assert looked_at <= len(reply.parts)
+
+
+@pytest.mark.parametrize("value", [b'"\xff"', b'{"a":"\xff"}', b'["\xc3"]'])
+@pytest.mark.parametrize("members", [b'"input":%b', b'"state":"output-available","output":%b'])
+def test_bytes_that_are_no_text_are_refused(members: bytes, value: bytes) -> None:
+    part = b'{"type":"tool-x","toolCallId":"1",%b}' % (members % value)
+    raw = b'{"id":"x","messages":[{"id":"a","role":"assistant","parts":[%b]}]}' % part
+    with pytest.raises(RequestFault) as refused:
+        sent_messages(decode_body(raw, UiChatBody).messages, {})
+    assert refused.value.status == 400

@@ -65,6 +65,14 @@ def test_further_fields_are_passed_on_if_the_setting_names_them() -> None:
     assert refused.value.path == "$.presence_penalty"
 
 
+@pytest.mark.parametrize("value", [b'"\xff"', b'{"a":"\xff"}'])
+def test_bytes_that_are_no_text_are_not_passed_on(value: bytes) -> None:
+    raw = b'{"model":"m","messages":[{"role":"user","content":"x"}],"grammar":%b}' % value
+    with pytest.raises(RequestFault) as refused:
+        completion_parameters(read_completion(raw), raw, LIMITS, 100)
+    assert refused.value.status == 400
+
+
 def test_what_is_passed_on_is_bounded() -> None:
     deep: Any = 1
     for _ in range(40):
