@@ -169,7 +169,7 @@ async def _read_create(request: web.Request) -> tuple[CreateRequest, TranscriptR
     messages = added.messages
     is_stored = body.store is not False
     if place.previous is not None:
-        await check_previous(request, place.previous)
+        await check_previous(request, place.previous, must_have_ended=not is_stored)
     if not is_stored and place.previous is not None:
         session_id, leaf = place.previous.session_id, place.previous.reply_id
         await check_end_user(request, session_id, request[CALLER], body)

@@ -18,7 +18,7 @@ from chatbot.api.requests import id_in_path
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
 from chatbot.sessions.domain.message_events import as_message_event
-from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, TooLarge
+from chatbot.sessions.domain.rejections import InvalidMessage, MessageNotFound, SessionBusy, TooLarge
 from chatbot.sessions.domain.transcript import TranscriptMessage, read_added
 from chatbot.sessions.recorded_replies import RecordedTurn, find_turn
 from events.catalogue import (
@@ -59,13 +59,17 @@ async def find_response(request: web.Request, session: Session, reply_id: str) -
     return turn
 
 
-async def check_previous(request: web.Request, key: ResponseKey) -> None:
-    """Refuse to go on from what is no reply of the session. Raises SessionNotFound, MessageNotFound."""
+async def check_previous(request: web.Request, key: ResponseKey, *, must_have_ended: bool = False) -> None:
+    """Refuse to go on from what is no reply of the session. Raises SessionNotFound, MessageNotFound, SessionBusy for a
+    reply that is still written if it `must_have_ended`.
+    """
     services = request.app[SERVICES]
     session = await services.session_queries.find_recorded(key.session_id, request[CALLER])
     row = await services.queries.message(session.no, key.reply_id)
     if row is None or row.role != "assistant":
         raise MessageNotFound(key.reply_id)
+    if must_have_ended and not row.position:
+        raise SessionBusy("the previous response is still in progress: its text would be missing")
 
 
 def requested_response(turn: RecordedTurn) -> RequestedResponse:

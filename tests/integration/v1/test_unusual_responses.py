@@ -1,5 +1,6 @@
 """Responses that a newer program has recorded, and conversations that do not fit into the model's context."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -83,3 +84,22 @@ async def test_instructions_that_are_too_long_are_refused(service: Running, path
     too_long = "x" * (service.services.settings.v1.message_max_chars + 1)
     body = {"model": MODEL, "input": "Hi", "instructions": too_long}
     assert error_of(await service.client.post(f"/v1/{path}", json=body), 400)["param"] == "instructions"
+
+
+async def test_a_response_that_is_not_stored_is_refused_while_the_previous_one_is_written(
+    service: Running, model: ModelServer
+) -> None:
+    model.script(pieces=("One ", "two"), hold_after=1)
+    begun = await service.client.post("/v1/responses", json={"model": MODEL, "input": "Count.", "background": True})
+    await model.wait_requests(1)
+    body = {"model": MODEL, "input": "Go on.", "previous_response_id": begun.json()["id"], "store": False}
+    refused = await service.client.post("/v1/responses", json=body)
+    assert error_of(refused, 409)["code"] == "session_busy"
+    assert len(model.requests) == 1, "the model was not asked without the previous response"
+    model.release()
+    async with asyncio.timeout(10):
+        while (answer := await service.client.post("/v1/responses", json=body)).status_code == 409:
+            await asyncio.sleep(0.05)
+    assert answer.status_code == 200
+    sent = [one["content"] for one in model.requests[-1].body["messages"]]
+    assert sent == ["Count.", "One two", "Go on."]
