@@ -16,7 +16,7 @@ from events.errors import LogError, VersionConflict
 from events.integrity.commitments import commit_parts
 from events.integrity.hash_chain import SALT_BYTES, commit, link
 from events.media import MediaMissing
-from events.record import VERSION_MAX, Head, Metadata, RecordedEvent, StreamVersion
+from events.record import TYPE, VERSION_MAX, Head, Metadata, RecordedEvent, StreamVersion
 from events.schema.parts import Parts, find_faults, stored_parts, text_of
 from events.storage.media_references import digests_of
 
@@ -71,7 +71,8 @@ class BatchPlan(Struct, frozen=True):
     """A batch on the chain: the rows to write, the outcome of each append once they are written, and the new head.
 
     `erasures` are (stream_id, version): the content of that stream before that version is erased. `uploads` are
-    (SHA-256, owner): these need not be kept as uploads any more, an event refers to them.
+    (SHA-256, owner): these need not be kept as uploads any more, an event refers to them. `size` is the length of the
+    rows' data in bytes. `removes_content`: content that was recorded is gone with it.
     """
 
     rows: list[Row]
@@ -79,6 +80,8 @@ class BatchPlan(Struct, frozen=True):
     erasures: list[tuple[str, int]]
     uploads: list[tuple[bytes, str]]
     head: Head
+    size: int
+    removes_content: bool
 
 
 class AppendContext(Struct, frozen=True, gc=False):
@@ -161,7 +164,7 @@ def _check_parts(parts: Parts, event: Event) -> None:
 
 def _metadata(given: Metadata, contents: Sequence[EncodedEvent]) -> Metadata:
     """Raises ValueError for events of which only some may be ignored: they share their metadata."""
-    ignorable = sum(one.type in codec.IGNORABLE for one in contents)
+    ignorable = sum([one.type in codec.IGNORABLE for one in contents])  # a list: faster than a generator for so few
     if not ignorable:
         return given
     if ignorable < len(contents):
@@ -200,6 +203,7 @@ def plan(
     reached, erasures, uploads = dict(versions), [], []
     rows: list[Row] = []
     outcomes: list[Outcome] = []
+    size = 0
     for append in batch:
         expected = append.expected_version
         if not append.contents:
@@ -218,10 +222,12 @@ def plan(
         head, recorded = _chain_rows(append, head, rows)
         reached[append.stream_id] = recorded[-1].version
         outcomes.append(recorded)
+        size += append.size
         if append.erases:
             erasures.append((append.stream_id, recorded[-1].version))
         uploads += [(sha256, append.metadata.actor or "") for _, sha256 in append.media]
-    return BatchPlan(rows, outcomes, erasures, uploads, head)
+    removes_content = bool(erasures) or MESSAGE_REDACTED in {row[TYPE] for row in rows}
+    return BatchPlan(rows, outcomes, erasures, uploads, head, size, removes_content)
 
 
 def _chain_rows(append: PendingAppend, head: Head, rows: list[Row]) -> tuple[Head, tuple[RecordedEvent, ...]]:

@@ -6,14 +6,14 @@ not decoded once more; of what others have sent only the texts are here, and eac
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from events.codec import decode_metadata, decode_recorded
 from events.record import RecordedEvent
-from events.storage.append_batch import Outcome, PendingAppend
+from events.storage.append_batch import BatchPlan, PendingAppend
 
 EVENTS_MAX = 2_000  # a second of appends by one busy process; a reader that is further behind reads the store
 BYTES_MAX = 4_194_304  # of their data: texts may be long
@@ -31,38 +31,41 @@ class NewestEvents:
     """Without gaps, from old to new. Never has an event whose content may be erased: after an erasure it is empty."""
 
     def __init__(self) -> None:
-        self._events: deque[RecordedEvent | _EncodedEvent] = deque()
-        self._appends: deque[tuple[int, int]] = deque()  # how many events, and the bytes of their data
+        self._batches: deque[tuple[list[RecordedEvent | _EncodedEvent], int]] = deque()  # with the bytes of their data
+        self._events = 0  # in all batches
         self._bytes = 0
         self._newest = 0  # the position of the last event
 
-    def add(self, batch: Sequence[PendingAppend], outcomes: Sequence[Outcome]) -> None:
-        """A batch is committed: keep its events, and drop the oldest."""
-        if any(append.removes_content for append in batch):
+    def add(self, batch: Sequence[PendingAppend], planned: BatchPlan) -> None:
+        """A batch is committed: keep its events, and drop the oldest batches."""
+        if planned.removes_content:
             self.clear()
             return
-        for append, outcome in zip(batch, outcomes, strict=True):
+        events: list[RecordedEvent | _EncodedEvent] = []
+        for append, outcome in zip(batch, planned.outcomes, strict=True):
             if not isinstance(outcome, tuple) or not outcome:
                 continue
-            if self._events and self._newest + 1 != outcome[0].position:
-                self.clear()
             if outcome[0].event is None:  # appended by a process that has sent only the texts
                 text, contents = append.metadata_text, append.contents
-                self._events += [
+                events += [
                     _EncodedEvent(one, text, content.data) for one, content in zip(outcome, contents, strict=True)
                 ]
             else:
-                self._events += outcome
-            self._newest = outcome[-1].position
-            self._appends.append((len(outcome), append.size))
-            self._bytes += append.size
-        while len(self._events) > EVENTS_MAX or self._bytes > BYTES_MAX:
-            self._drop_oldest()
+                events += outcome
+        if self._newest + len(events) != planned.head.position:
+            self.clear()
+        self._batches.append((events, planned.size))
+        self._events += len(events)
+        self._bytes += planned.size
+        self._newest = planned.head.position
+        while self._events > EVENTS_MAX or self._bytes > BYTES_MAX:
+            dropped, size = self._batches.popleft()
+            self._events -= len(dropped)
+            self._bytes -= size
 
     def clear(self) -> None:
-        self._events.clear()
-        self._appends.clear()
-        self._bytes = 0
+        self._batches.clear()
+        self._events = self._bytes = 0
 
     def after(self, position: int, limit: int) -> list[RecordedEvent] | None:
         """At most `limit` events after `position`; None if the first of them is not here, or with no positive limit.
@@ -70,19 +73,13 @@ class NewestEvents:
         """
         if limit < 1:
             return None
-        start = position - (self._newest - len(self._events))
-        if not 0 <= start < len(self._events):
+        start = position - (self._newest - self._events)
+        if not 0 <= start < self._events:
             return None
+        events = chain.from_iterable(events for events, _ in self._batches)
         return [
-            _decoded(one) if isinstance(one, _EncodedEvent) else one
-            for one in islice(self._events, start, start + limit)
+            _decoded(one) if isinstance(one, _EncodedEvent) else one for one in islice(events, start, start + limit)
         ]
-
-    def _drop_oldest(self) -> None:
-        events, size = self._appends.popleft()
-        self._bytes -= size
-        for _ in range(events):
-            self._events.popleft()
 
 
 def _decoded(one: _EncodedEvent) -> RecordedEvent:

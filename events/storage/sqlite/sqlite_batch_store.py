@@ -317,7 +317,7 @@ class SqliteBatchStore:
             planned = plan(batch, self.head.current, versions, missing)
             if not planned.rows and not planned.erasures:
                 return planned.outcomes
-            if any(append.removes_content for append in batch):
+            if planned.removes_content:
                 await self.delete_unused_media()
             self._is_head_known = False
             try:
@@ -328,9 +328,9 @@ class SqliteBatchStore:
             else:
                 self._is_head_known = True
                 self.head.advance(planned.head)
-                self._wal_checkpointer.note_growth(len(planned.rows), sum(append.size for append in batch))
+                self._wal_checkpointer.note_growth(len(planned.rows), planned.size)
                 await self._acknowledge(loss)
-                self.newest.add(batch, planned.outcomes)
+                self.newest.add(batch, planned)
                 # Each stream's first append has passed the triggers, so every conflict that was found with it is one.
                 return planned.outcomes
             await self._reload(connection)
