@@ -27,32 +27,36 @@ CREATE OR REPLACE PROCEDURE {schema}.{name}(
 ) LANGUAGE plpgsql AS $$
 DECLARE
     self oid := 'events'::regclass;
+    locked text := pg_advisory_xact_lock({lock}, self::integer);
     reached bigint[];
+    positions bigint[];
     digests bytea[];
     before bigint;
-    event record;
     file bigint;
     files bigint[];
     is_absent boolean[];
+    is_known boolean;
     is_told boolean;
 BEGIN
-    PERFORM pg_advisory_xact_lock({lock}, self::integer);
-    SELECT position, digest INTO last, proof FROM events ORDER BY position DESC LIMIT 1;
-    IF NOT FOUND THEN
+    SELECT head.position, head.digest,
+           CASE WHEN known = 0 THEN self = known_table
+                ELSE EXISTS (SELECT FROM events WHERE position = known AND digest = known_digest) END,
+           array(SELECT coalesce((
+               SELECT version FROM events WHERE stream_id = s.id ORDER BY version DESC LIMIT 1), 0)
+               FROM unnest(streams) WITH ORDINALITY AS s (id, place) ORDER BY s.place),
+           cardinality(e_told) > 0 OR EXISTS (
+               SELECT FROM events_holders WHERE stream_id = ANY(streams || '*'::text) AND node <> sender)
+      INTO last, proof, is_known, reached, is_told
+      FROM (SELECT) AS one LEFT JOIN (
+           SELECT position, digest FROM events ORDER BY position DESC LIMIT 1) AS head ON true;
+    IF NOT is_known THEN
+        RAISE EXCEPTION 'events: not the log that was opened' USING ERRCODE = '{wrong_log}';
+    END IF;
+    IF last IS NULL THEN
         last := 0;
         proof := decode(repeat('00', 32), 'hex');
     END IF;
-    IF (known = 0 AND self <> known_table) OR (
-        known > 0 AND NOT EXISTS (SELECT FROM events WHERE position = known AND digest = known_digest)) THEN
-        RAISE EXCEPTION 'events: not the log that was opened' USING ERRCODE = '{wrong_log}';
-    END IF;
     before := last;
-    SELECT array_agg(coalesce((
-               SELECT version FROM events WHERE stream_id = s.id ORDER BY version DESC LIMIT 1), 0)
-               ORDER BY s.place),
-           cardinality(e_told) > 0 OR EXISTS (SELECT FROM events_holders WHERE stream_id = '*' AND node <> sender)
-           OR bool_or(EXISTS (SELECT FROM events_holders AS h WHERE h.stream_id = s.id AND h.node <> sender))
-      INTO reached, is_told FROM unnest(streams) WITH ORDINALITY AS s (id, place);
     FOR m IN 1 .. cardinality(m_append) LOOP
         -- With the lock, a file that becomes unused at this moment is seen as such.
         SELECT id INTO file FROM media WHERE sha256 = m_sha256[m] FOR KEY SHARE;
@@ -72,28 +76,24 @@ BEGIN
         END IF;
     END LOOP;
     IF last > before THEN
+        positions := array_fill(NULL::bigint, ARRAY[cardinality(e_append)]);
         digests := array_fill(NULL::bytea, ARRAY[cardinality(e_append)]);
-        FOR event IN
-            SELECT e.place, int8send(placed[e.append] + e.version - a_expected[e.append] - 1) AS position,
-                   int8send(e.version) || int8send(e.schema) || int8send(e.at)
-                   || int8send(octet_length(e.stream)) || convert_to(e.stream, 'UTF8')
-                   || int8send(octet_length(e.type)) || convert_to(e.type, 'UTF8')
-                   || int8send(octet_length(e.metadata)) || convert_to(e.metadata, 'UTF8') || e.commitment AS others
-              FROM unnest(e_append, e_stream, e_version, e_type, e_schema, e_at, e_metadata, e_commitment)
-                   WITH ORDINALITY AS e (append, stream, version, type, schema, at, metadata, commitment, place)
-             WHERE placed[e.append] IS NOT NULL ORDER BY e.place
-        LOOP
-            proof := sha256(proof || event.position || event.others);
-            digests[event.place] := proof;
+        FOR e IN 1 .. cardinality(e_append) LOOP
+            IF placed[e_append[e]] IS NOT NULL THEN
+                before := before + 1;
+                positions[e] := before;
+                proof := sha256(
+                    proof || int8send(before) || int8send(e_version[e]) || int8send(e_schema[e]) || int8send(e_at[e])
+                    || int8send(octet_length(e_stream[e])) || convert_to(e_stream[e], 'UTF8')
+                    || int8send(octet_length(e_type[e])) || convert_to(e_type[e], 'UTF8')
+                    || int8send(octet_length(e_metadata[e])) || convert_to(e_metadata[e], 'UTF8') || e_commitment[e]);
+                digests[e] := proof;
+            END IF;
         END LOOP;
         INSERT INTO events
-        SELECT placed[e.append] + e.version - a_expected[e.append] - 1,
-               e.stream, e.version, e.type, e.schema, e.at, e.metadata, e.data, e.salt, e.commitment, e.digest
-          FROM unnest(e_append, e_stream, e_version, e_type, e_schema, e_at, e_metadata, e_data, e_salt, e_commitment,
-                      digests)
-               WITH ORDINALITY
-               AS e (append, stream, version, type, schema, at, metadata, data, salt, commitment, digest, place)
-         WHERE e.digest IS NOT NULL ORDER BY e.place;
+        SELECT * FROM unnest(positions, e_stream, e_version, e_type, e_schema, e_at, e_metadata, e_data, e_salt,
+                             e_commitment, digests) AS e (position)
+         WHERE e.position IS NOT NULL;
         FOR m IN 1 .. cardinality(m_append) LOOP
             IF placed[m_append[m]] IS NOT NULL THEN
                 INSERT INTO media_references

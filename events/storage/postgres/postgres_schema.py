@@ -42,24 +42,27 @@ CREATE TABLE events (
 )
 """
 
-# Once per statement: per row it would cost as much as the insertion. The rows that were there have no gap, so the new
-# rows have none if each of them follows an existing row.
+# Once per statement, and with one query: per row it would cost as much as the insertion. The rows that were there have
+# no gap, so the new rows have none if each of them follows an existing row.
 REFUSE_GAP = """
 CREATE OR REPLACE FUNCTION {schema}.events_refuse_gap() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    low bigint;
-    high bigint;
-    number bigint;
+    has_position_gap boolean;
+    has_version_gap boolean;
 BEGIN
-    SELECT min(position), max(position), count(*) INTO low, high, number FROM added;
-    IF number > 0 AND (high - low + 1 <> number OR low <> 1 + coalesce((
-        SELECT position FROM {schema}.events WHERE position < low ORDER BY position DESC LIMIT 1), 0)
-        OR EXISTS (SELECT FROM {schema}.events WHERE position > high)) THEN
+    SELECT number > 0 AND (high - low + 1 <> number OR low <> 1 + coalesce((
+               SELECT position FROM {schema}.events WHERE position < low OR position > high
+                ORDER BY position DESC LIMIT 1), 0)), has_gap
+      INTO has_position_gap, has_version_gap
+      FROM (SELECT min(position) AS low, max(position) AS high, count(*) AS number,
+                   bool_or(version <> 1 AND NOT EXISTS (
+                       SELECT FROM {schema}.events AS before
+                        WHERE before.stream_id = added.stream_id AND before.version = added.version - 1)) AS has_gap
+              FROM added) AS batch;
+    IF has_position_gap THEN
         RAISE EXCEPTION 'events: position must be the one after the last';
     END IF;
-    IF EXISTS (SELECT FROM added WHERE version <> 1 AND NOT EXISTS (
-        SELECT FROM {schema}.events AS before
-         WHERE before.stream_id = added.stream_id AND before.version = added.version - 1)) THEN
+    IF has_version_gap THEN
         RAISE EXCEPTION 'events: version must be the one after the stream''s last';
     END IF;
     RETURN NULL;
