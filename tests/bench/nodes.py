@@ -52,7 +52,7 @@ def database() -> Iterator[PostgresServer | None]:
         print("no PostgreSQL server here: only SQLite is measured", file=sys.stderr)
         yield None
         return
-    with postgres_server(autovacuum="on", shared_buffers="128MB") as server:
+    with postgres_server(autovacuum="on", shared_buffers="128MB", max_connections="100") as server:
         yield server
 
 

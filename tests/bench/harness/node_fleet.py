@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.bench.harness.bench_processes import START_TIMEOUT_S, Child, cpu_s, f
 from tests.bench.servers.fake_model import words
 from tests.support.programs.postgres_server import PostgresServer
 
-SESSIONS_EACH = 20  # of each client that goes from one to the next
+SESSIONS_EACH, SESSIONS = 20, 320  # of each client that goes from one to the next at most, and of all clients
 SETTINGS = {"CHATBOT_LLM_PROVIDER": "midm", "CHATBOT_NODES_SECRET": "a-secret-that-all-nodes-share"}
 SLOT = re.compile(r'^chatbot_build_info\{.*worker="(\d+)"', re.MULTILINE)
 
@@ -111,15 +112,16 @@ def wait_for_workers(url: str, count: int) -> None:
 
 
 def dealt(urls: Sequence[str], task: Task, text: str) -> Call:
-    """The requests of all clients, the sessions of each made where it is dealt to."""
+    """The requests of all clients, the sessions of each made where it is dealt to: by all processes at once."""
     clients = task.clients * len(urls) if task.each else task.clients
     shares = [len(range(first, clients, len(urls))) for first in range(len(urls))]
-    sessions = 1 if task.delay_ms else SESSIONS_EACH
-    calls = [
-        Product(url).call(task.work, text, clients=share, sessions_each=sessions)
-        for url, share in zip(urls, shares, strict=True)
-        if share
-    ]
+    sessions = 1 if task.delay_ms else max(1, min(SESSIONS_EACH, SESSIONS // clients))
+
+    def call(url: str, share: int) -> Call:
+        return Product(url).call(task.work, text, clients=share, sessions_each=sessions)
+
+    with ThreadPoolExecutor(len(urls)) as pool:
+        calls = list(pool.map(call, urls, filter(None, shares)))
     requests = [calls[number % len(urls)].requests[number // len(urls)] for number in range(clients)]
     return Call(requests, calls[0].mark, calls[0].times, calls[0].text)
 
