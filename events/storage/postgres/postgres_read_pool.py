@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import starmap
 from typing import Any
 
@@ -71,10 +71,7 @@ class PostgresReadPool:
             raise LogBusy(f"{WAITING_MAX} reads wait already")
         self._waiting += 1
         try:
-            async with AsyncExitStack() as permits:
-                if is_long:
-                    await permits.enter_async_context(self._long)
-                await permits.enter_async_context(self._any)
+            async with self._long if is_long else nullcontext(), self._any:
                 return await self._database.retry(lambda: self._try_fetch(query, values))
         finally:
             self._waiting -= 1
