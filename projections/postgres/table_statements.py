@@ -36,12 +36,14 @@ SELECT {_message("b")} FROM branch b ORDER BY b.depth
 """  # noqa: S608  constants
 
 # A session and its newest messages, newest first: nearly always they have the page that is asked for. The state is in
-# the first row alone. One statement, so that all is of one point in time.
+# the first row alone. One statement, so that all is of one point in time. The messages are numbered as the index has
+# them: a window over the join would sort them.
 NEWEST_WINDOW = f"""
-SELECT CASE WHEN row_number() OVER (ORDER BY m.no DESC) = 1 THEN s.state END,
+SELECT CASE WHEN m.nth > 1 THEN NULL ELSE s.state END,
        {", ".join(f"m.{column}" for column in _COLUMNS)}
 FROM sessions s
-LEFT JOIN LATERAL (SELECT * FROM messages m WHERE m.session_no + 0 = s.no ORDER BY m.no DESC LIMIT :rows) m ON true
+LEFT JOIN LATERAL (SELECT *, row_number() OVER (ORDER BY no DESC) AS nth FROM messages m
+                   WHERE m.session_no + 0 = s.no ORDER BY no DESC LIMIT :rows) m ON true
 WHERE s.session_id = :session_id AND (CAST(:owner AS TEXT) IS NULL OR s.owner = '' OR s.owner = :owner)
 """  # noqa: S608  constants
 
