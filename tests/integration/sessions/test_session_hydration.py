@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from chatbot.llm.provider import Finish
 from chatbot.sessions.actor import hydration
-from chatbot.sessions.domain.commands import Caller, ChangeMetadata, CreateSession
+from chatbot.sessions.domain.commands import Caller, ChangeMetadata, CreateSession, PostMessage
+from events.catalogue import Parameters
 from projections.errors import ProjectionsUnavailable
 from tests.support.sessions.sessions_harness import SessionsHarness
 
@@ -67,4 +69,30 @@ async def test_projections_that_cannot_be_read_and_are_not_replaced_are_told_of(
     refuses: Any = BeingReplaced(real, ProjectionsUnavailable("the disk refuses"))
     with pytest.raises(ProjectionsUnavailable, match="the disk refuses"):
         await hydration.load_state(replace(real.ports, queries=refuses), "s")
+    await real.close()
+
+
+async def test_a_branch_of_which_only_the_newest_message_is_in_memory_is_loaded(tmp_path: Path) -> None:
+    real, mina = SessionsHarness(tmp_path, max_context_messages=5), Caller(owner="mina")
+    await real.open()
+    await real.supervisor.ask("s", CreateSession("mina", {}, 60, None, None), mina)
+
+    async def talk(number: int, **fields: Any) -> list[str]:
+        """One turn; returns the texts that the model was sent."""
+        message = PostMessage(f"m{number}", f"r{number}", f"question {number}", Parameters(), **fields)
+        result = await real.supervisor.ask("s", message, mina)
+        await real.until(lambda: len(real.provider.calls) == number, "the model is asked")
+        call = real.provider.calls[-1]
+        call.given.put_nowait(f"answer {number}")
+        call.given.put_nowait(Finish("stop", "hand-model"))
+        assert result.reply is not None
+        await result.reply.wait_end()
+        return [one.content for one in call.messages]
+
+    for number in (1, 2, 3):
+        await talk(number)
+    for number in range(4, 12):  # so many other beginnings that of the first branch only the last turn is kept
+        await talk(number, parent_id=None)
+    last_turns = ["question 2", "answer 2", "question 3", "answer 3", "question 12"]
+    assert await talk(12, parent_id="r3") == last_turns
     await real.close()
