@@ -269,6 +269,7 @@ class People:
         if not waiting:
             return
         one = waiting[choice % len(waiting)]
+        self.copy_to_forks(session_id, {ended[one.message_id].position})
         parent_id = ended.pop(one.message_id).parent_id
         self.record(session_id, MessageWithdrawn(one.message_id, one.reply_id, parent_id))
         for message_id in (one.message_id, one.reply_id):
@@ -300,11 +301,16 @@ class People:
         self.empty(session_id, session, choice)
 
     def erase(self, session_id: str, event: Any) -> None:
-        for fork_id, message_id, _ in self.borrowed(session_id):
-            self.record(fork_id, MessageCopied(message_id, "user", "its text", model="small"))
+        self.copy_to_forks(session_id, {position for _, _, position in self.borrowed(session_id)})
         recorded = self.log.erase_now(session_id, event)
         self.sessions[session_id] = evolve(self.sessions[session_id], recorded)
         self.messages[session_id], self.ended[session_id], self.keys[session_id] = [], {}, set()
+
+    def copy_to_forks(self, session_id: str, positions: set[int]) -> None:
+        """Forks copy the texts at `positions` that they read."""
+        for fork_id, message_id, position in self.borrowed(session_id):
+            if position in positions:
+                self.record(fork_id, MessageCopied(message_id, "user", "its text", model="small"))
 
     def borrowed(self, session_id: str) -> list[tuple[str, str, int]]:
         """Messages of other sessions whose texts are in this one's events."""
@@ -396,6 +402,7 @@ LIVES = [
     [("talk", 0, 0)] * 2 + [("regenerate", 0, 1), ("start", 0, 0), ("follow", 1, 0), ("retry", 0, 0), ("start", 0, 0)],
     [("post", 0, 1)] * 3 + [("follow", 2, 0), ("withdraw", 0, 1), ("post", 0, 1), ("withdraw", 0, 0), ("start", 0, 0)],
     [("touch", 0, 0), ("post", 0, 1), ("follow", 1, 0), ("start", 0, 1), ("restart", 0, 0), ("end", 0, 1)],
+    [("talk", 1, 0), ("post", 1, 1), ("fork", 1, 1), ("follow", 2, 0), ("withdraw", 1, 0), ("delete", 1, 0)],
 ]
 
 
@@ -417,6 +424,7 @@ def directory() -> Iterator[str]:
 @example(happenings=LIVES[5])
 @example(happenings=LIVES[6])
 @example(happenings=LIVES[7])
+@example(happenings=LIVES[8])
 def test_a_file_that_followed_live_equals_one_rebuilt_from_what_is_left(
     directory: str, happenings: list[tuple[str, int, int]]
 ) -> None:

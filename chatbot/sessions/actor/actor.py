@@ -11,7 +11,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from chatbot.sessions.actor.command_context import prepare_command
-from chatbot.sessions.actor.forks import copy_texts_to_forks, fork
+from chatbot.sessions.actor.forks import copy_texts_to_forks, fork, withdraw_message
 from chatbot.sessions.actor.hydration import load_state
 from chatbot.sessions.actor.idempotency import find_earlier_result
 from chatbot.sessions.actor.mailbox import CommandResult, Envelope, Mailbox, MailboxClosed
@@ -43,6 +43,7 @@ from chatbot.sessions.domain.commands import (
     RequeueReplies,
     StartReply,
     Stop,
+    WithdrawMessage,
 )
 from chatbot.sessions.domain.decide import decide, idempotency_key_of
 from chatbot.sessions.domain.state import may_access
@@ -189,7 +190,7 @@ class Actor:
         earlier = await find_earlier_result(self._ports, state, rules, idempotency_key, envelope, open_replies)
         return await self._carry_out(envelope) if earlier is None else earlier
 
-    def _carry_out(self, envelope: Envelope) -> Awaitable[CommandResult]:  # noqa: PLR0911  an arm for each command
+    def _carry_out(self, envelope: Envelope) -> Awaitable[CommandResult]:  # noqa: PLR0911, PLR0912  an arm for each command
         """Frequent commands come first: a pattern that does not match costs as much as three function calls."""
         command = envelope.command
         match command:
@@ -211,6 +212,8 @@ class Actor:
                 return self._interrupt_for_shutdown(envelope)
             case Fork():
                 return self._fork(envelope, command)
+            case WithdrawMessage():
+                return self._result_of(withdraw_message(self._ports, self._stream, envelope, command, self._ask))
             case DeleteSession():
                 return self._delete(envelope, command)
             case RedactMessage():

@@ -1,5 +1,6 @@
 """Forks: a session that begins with the history of another, its origin. It refers to the origin's events and copies no
-text. Before the origin is erased, the texts that forks still read are copied into them.
+text. Before the origin is erased, or loses a message that is taken back, the texts that forks still read are copied
+into them.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -10,12 +11,15 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from chatbot.sessions.actor.idempotency import session_as_created
+from chatbot.sessions.actor.mailbox import Envelope
+from chatbot.sessions.actor.stream_writer import SessionStream
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import SERVICE, Caller, CopyTexts, Fork
+from chatbot.sessions.domain.commands import SERVICE, Caller, CopyTexts, Fork, WithdrawMessage
 from chatbot.sessions.domain.message_events import as_message_event
 from chatbot.sessions.domain.model_request import changed_media
 from chatbot.sessions.domain.state import State, fold_history, with_idempotency_key
 from chatbot.sessions.ports import AskSession, Ports
+from chatbot.sessions.replies.reply import Reply
 from events.catalogue import (
     AdoptedMessage,
     Event,
@@ -114,6 +118,22 @@ async def copy_texts_to_forks(ports: Ports, origin: Session, ask: AskSession, te
     return True
 
 
+async def withdraw_message(
+    ports: Ports, stream: SessionStream, envelope: Envelope, command: WithdrawMessage, ask: AskSession
+) -> Reply | None:
+    """Forks that read the text of the message copy it first: once it is out of the tree, the erasure of its session
+    would not find them.
+    """
+    await stream.authorise(envelope)
+    session = stream.existing_state.session
+    if any(one.message_id == command.message_id for one in session.pending):
+        await _await_projections(ports)
+        message = await ports.queries.message(session.no, command.message_id)
+        if message is not None and message.position > session.no:
+            await _copy_one(ports, session, message.position, ask)
+    return await stream.record(envelope)
+
+
 async def _await_projections(ports: Ports) -> None:
     await ports.runner.wait_for((await ports.log.latest()).position)
 
@@ -122,17 +142,34 @@ async def _copy_from(ports: Ports, origin: Session, position: int, ask: AskSessi
     """Have all forks that read the text at `position` copy what they read of `origin`. Returns how many texts; None if
     they are more than `left`.
     """
-    copied, after = 0, 0
+    copied = 0
+    async for fork in _forks_reading(ports, position):
+        async for copies in _read_copies(ports, origin, fork):
+            if left is not None and copied + len(copies) > left:
+                return None
+            copied += len(copies)
+            await _send_copies(ask, fork, copies, "origin_deleted")
+    return copied
+
+
+async def _copy_one(ports: Ports, origin: Session, position: int, ask: AskSession) -> None:
+    """Have all forks that read the text at `position`, which is `origin`'s, copy it."""
+    async for fork in _forks_reading(ports, position):
+        borrowed = await ports.queries.texts_read_by(fork.no, after=position - 1, limit=1)
+        await _send_copies(ask, fork, await _make_copies(ports, origin, borrowed), "message_withdrawn")
+
+
+async def _forks_reading(ports: Ports, position: int) -> AsyncIterator[ReferencingFork]:
+    after = 0
     while forks := await ports.queries.forks_reading(position, after=after, limit=FORKS_PAGE):
         after = forks[-1].no
         for fork in forks:
-            async for copies in _read_copies(ports, origin, fork):
-                if left is not None and copied + len(copies) > left:
-                    return None
-                copied += len(copies)
-                with suppress(rejections.SessionDeleted):  # a deleted fork reads nothing any more
-                    await ask(fork.session_id, CopyTexts(copies), SERVICE, cause="origin_deleted")
-    return copied
+            yield fork
+
+
+async def _send_copies(ask: AskSession, fork: ReferencingFork, copies: tuple[MessageCopied, ...], cause: str) -> None:
+    with suppress(rejections.SessionDeleted):  # a deleted fork reads nothing any more
+        await ask(fork.session_id, CopyTexts(copies), SERVICE, cause=cause)
 
 
 async def _read_copies(
@@ -142,15 +179,20 @@ async def _read_copies(
     after = origin.no
     while borrowed := await ports.queries.texts_read_by(fork.no, after=after, limit=COPY_BATCH_TEXTS):
         after = borrowed[-1].position
-        texts = await ports.log.read_at([one.position for one in borrowed])
-        own = [(one, texts[one.position]) for one in borrowed if one.position in texts]
-        copies = tuple(
-            _copy(one, recorded.event)
-            for one, recorded in own
-            if recorded.stream_id == origin.session_id and recorded.event is not None
-        )
-        if copies:
-            yield await _without_lost_files(ports, copies)
+        if copies := await _make_copies(ports, origin, borrowed):
+            yield copies
+
+
+async def _make_copies(ports: Ports, origin: Session, borrowed: Sequence[ForkReference]) -> tuple[MessageCopied, ...]:
+    """Copies of those texts that are `origin`'s."""
+    texts = await ports.log.read_at([one.position for one in borrowed])
+    own = [(one, texts[one.position]) for one in borrowed if one.position in texts]
+    copies = tuple(
+        _copy(one, recorded.event)
+        for one, recorded in own
+        if recorded.stream_id == origin.session_id and recorded.event is not None
+    )
+    return await _without_lost_files(ports, copies) if copies else ()
 
 
 async def _without_lost_files(ports: Ports, copies: tuple[MessageCopied, ...]) -> tuple[MessageCopied, ...]:

@@ -180,6 +180,26 @@ async def test_a_fork_of_a_running_conversation_leaves_out_the_turn_that_is_not_
     assert await said(service.client, fork_id) == ["one", "You said: one"]
 
 
+async def test_a_fork_keeps_a_message_that_its_origin_takes_back(service: Running, model: ModelServer) -> None:
+    session_id = await service.session()
+    model.script(pieces=("a ", "b"), hold_after=1)
+    running = asyncio.create_task(service.chat(session_id, "one"))
+    await model.wait_requests()
+    body = {"session_id": session_id, "message": MARK, "parent_id": None}
+    queued = (await service.client.post("/api/chat", json=body, headers={"Prefer": "respond-async"})).json()
+    forks = [await fork(service, session_id, message_id=queued["user_message_id"])]
+    forks.append(await fork(service, forks[0]))
+    before = [await whole(service.client, one) for one in forks]
+    assert [await said(service.client, one) for one in forks] == [[MARK], [MARK]]
+    message = f"/api/sessions/{session_id}/messages/{queued['user_message_id']}"
+    assert (await service.client.delete(message)).status_code == 200
+    assert [await whole(service.client, one) for one in forks] == before
+    model.release()
+    await running
+    assert await delete(service, session_id) == 204
+    assert [await whole(service.client, one) for one in forks] == before
+
+
 @pytest.mark.parametrize("without_projections", [False, True])
 async def test_forks_outlive_the_session_that_they_came_from_unchanged(
     tmp_path: Path, model: ModelServer, without_projections: bool
