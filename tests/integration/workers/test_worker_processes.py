@@ -215,6 +215,7 @@ async def test_a_reload_onto_another_postgresql_database_keeps_the_workers_that_
     first, second = await postgres.schema(), await postgres.schema()
     use(first)
     async with two_workers(tmp_path, model, DATABASE_URL="") as started:  # empty: the file's is in force
+        await until(lambda: len(pids(started)) == 2)
         serving = pids(started)
         use(second)
         started.process.send_signal(signal.SIGHUP)
