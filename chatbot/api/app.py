@@ -13,7 +13,7 @@ from chatbot.api.access.failed_attempts import FAILED_ATTEMPTS, FailedAttempts
 from chatbot.api.access.view_records import VIEWS, ViewRecorder
 from chatbot.api.erasure import erasure_routes, hold_routes, redaction_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
-from chatbot.api.middleware import add_headers
+from chatbot.api.middleware import add_headers, serve_request
 from chatbot.api.openai_responses import conversation_routes, response_creation, response_routes
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.readiness import WRITE_PROBE, WriteProbe
@@ -51,7 +51,7 @@ from chatbot.api.routes import (
 from chatbot.api.server.connection_limits import StreamLimit
 from chatbot.api.server.http_server import HttpRunner
 from chatbot.api.server.shared_listener import SharedListener
-from chatbot.api.services import SERVICES, Services
+from chatbot.api.services import SERVE, SERVICES, Services
 from chatbot.api.streaming.feed_writer import FEED_SOURCES
 from chatbot.api.streaming.response_stream import STREAMS, StreamContext
 from chatbot.api.ui_protocols import agui_routes, ui_chat_routes
@@ -70,6 +70,7 @@ def build_app(services: Services) -> web.Application:
     """The application with all routes. chatbot/wiring.py starts and stops the parts in `services`."""
     app = web.Application(client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
+    app[SERVE] = serve_request
     is_logged = services.settings.logging.access_log
     app[ACCESS_LOG] = AccessLog(services.settings, services.logger, services.log_writer, is_on=is_logged)
     if services.settings.auth.record_reads:

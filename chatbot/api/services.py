@@ -1,6 +1,6 @@
 """The parts of the service that handlers use, composed by chatbot/wiring.py."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import structlog
@@ -94,3 +94,5 @@ class Services(Struct, frozen=True):
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
+# Checks a request and calls its route's handler: the HTTP server calls it in place of aiohttp's middlewares.
+SERVE: web.AppKey[Callable[[web.Request, Services], Awaitable[web.StreamResponse]]] = web.AppKey("serve")

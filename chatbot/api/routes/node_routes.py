@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
@@ -12,7 +11,7 @@ from chatbot.api.access.access_log import ACCESS_LOG, AccessLog
 from chatbot.api.metrics_snapshot import collect_metrics
 from chatbot.api.middleware import SERVER
 from chatbot.api.responses import piecewise_body
-from chatbot.api.services import SERVICES, Services
+from chatbot.api.services import SERVE, SERVICES, Services
 from chatbot.api.streaming.response_stream import (
     STREAMS,
     FlushScheduler,
@@ -39,7 +38,6 @@ BODY_MAX_BYTES = 16_384  # a cause, the caller, and a key
 BODY_TIMEOUT_S = 5.0  # it is read before its sender is authenticated
 DIGITS_MAX = 18  # of an offset in a text
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CHALLENGER: web.AppKey[Challenger] = web.AppKey("challenger", Challenger)
 PUBLIC_PATHS = frozenset({"/alive", "/challenge"})  # paths without authentication
 
@@ -49,8 +47,9 @@ _cancel_body = msgspec.json.Decoder(RemoteCancelBody)
 
 def build_node_app(services: Services, secret: str) -> web.Application:
     """The application for other nodes, which authenticate with `secret`."""
-    app = web.Application(middlewares=[_require_proof], client_max_size=BODY_MAX_BYTES)
+    app = web.Application(client_max_size=BODY_MAX_BYTES)
     app[SERVICES] = services
+    app[SERVE] = serve_node_request
     app[ACCESS_LOG] = AccessLog(services.settings, services.logger, None, is_on=False)  # nodes ask often
     app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[CHALLENGER] = Challenger(secret, services.cluster.name or "", time.monotonic, os.urandom)
@@ -59,9 +58,8 @@ def build_node_app(services: Services, secret: str) -> web.Application:
     return app
 
 
-@web.middleware
-async def _require_proof(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Authenticate the other node, except for liveness and challenges."""
+async def serve_node_request(request: web.Request, _: Services) -> web.StreamResponse:
+    """Authenticate the other node, except for liveness and challenges, and call the route's handler."""
     if request.path not in PUBLIC_PATHS:
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -72,7 +70,7 @@ async def _require_proof(request: web.Request, handler: Handler) -> web.StreamRe
         reason = request.app[CHALLENGER].refusal(request.headers.get("Authorization", ""), signed_request)
         if reason is not None:
             return web.Response(status=401, text=f"{reason}\n")
-    return await handler(request)
+    return await request.match_info.handler(request)
 
 
 async def _hide_version(_: web.Request, response: web.StreamResponse) -> None:

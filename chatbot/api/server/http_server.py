@@ -17,11 +17,11 @@ from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine
 
 from chatbot.api.access.access_log import ACCESS_LOG, SERVED, UNMATCHED, AccessLog, ServedRequest
 from chatbot.api.access.client_address import UNKNOWN, parse_address
-from chatbot.api.middleware import request_id_of, serve_request, set_headers
+from chatbot.api.middleware import request_id_of, set_headers
 from chatbot.api.problems import RETRY_AFTER_S, Problem, internal_error, render
 from chatbot.api.server.connection_limits import ConnectionLimits, Connections, HalfClosableProtocol
 from chatbot.api.server.path_prefix import strip_prefix
-from chatbot.api.services import SERVICES, Services
+from chatbot.api.services import SERVE, SERVICES, Services
 from chatbot.api.v1.error_form import is_v1, render_error
 from chatbot.runtime.descriptors import raise_descriptor_limit
 
@@ -50,9 +50,13 @@ class HttpRunner(web.AppRunner):
 
 
 class HttpServer(web.Server):
-    """Replaces the server `made` for the application, with the same options."""
+    """Replaces the server `made` for the application, with the same options. The application's SERVE is called, and no
+    middlewares.
+    """
 
     def __init__(self, made: web.Server, app: web.Application, options: dict[str, Any]) -> None:
+        if app.middlewares:
+            raise ValueError("this server calls no middlewares: use SERVE")
         self.services = app[SERVICES]
         self.access_log = app[ACCESS_LOG]
         prefix = self.services.settings.server.path_prefix
@@ -60,6 +64,7 @@ class HttpServer(web.Server):
         super().__init__(cast(Any, self.handle_checked), request_factory=factory, **options)  # it makes web.Requests
         self.open_connections = _make_connections(self.services, self.access_log)
         self._app = app
+        self._serve = app[SERVE]
         self._fixed_routes: dict[tuple[str, str], web.UrlMappingMatchInfo] = {}  # by method and path
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
 
@@ -77,7 +82,7 @@ class HttpServer(web.Server):
                 request._match_info = await self._find_route(request) if found is None else found
                 if "Expect" in request.headers:
                     await request.match_info.expect_handler(request)
-                return await serve_request(request, self.services)
+                return await self._serve(request, self.services)
             except asyncio.CancelledError:
                 self.access_log.write_cancelled(request)
                 raise

@@ -92,6 +92,19 @@ async def test_without_the_secret_nothing_else_is_told_or_done(
     assert (await chatting)["status"] == "complete"
 
 
+async def test_the_proof_is_enough_where_users_need_keys_and_any_host_may_be_named(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer
+) -> None:
+    secret = "k" * 40
+    settings = {"CHATBOT_API_KEYS": f"mina:{secret}", "CHATBOT_SERVER_HOSTS": "chat.example.org"}
+    async with nodes(tmp_path, await postgres.schema(), model.url, {}, **settings) as (running,):
+        address = parse_node_id(running.services.cluster.name)
+        assert address is not None
+        async with httpx.AsyncClient(base_url=address.url, headers={"Host": "node-1.internal"}) as client:
+            assert (await client.get("/metrics", headers=await known(client, "GET", "/metrics"))).status_code == 200
+            assert (await client.get("/metrics", headers={"Authorization": f"Bearer {secret}"})).status_code == 401
+
+
 async def test_a_reply_is_told_from_any_character_on_with_pings_until_its_end(
     node: Running, model: ModelServer, peer: httpx.AsyncClient
 ) -> None:
