@@ -198,13 +198,6 @@ class BoundedProtocol(web.RequestHandler):
         self._stop_write_timer()
         self._connections.mark_caught_up(self)
 
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """As in aiohttp, which calls it after each part of a body, also if nothing was paused: it would then parse no
-        bytes, and resume a transport that reads.
-        """
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
     def count_held_bytes(self, size: int) -> None:
         """`size` bytes of the answer are in memory, besides the transport's buffer, until the answer is finished."""
         self._held_bytes = size
