@@ -260,6 +260,7 @@ class GroupCommit:
             self._failed(error)  # one bad batch must not stop every session
         finally:
             self._written = ()
+            self._is_stalled = False  # the store has answered: if what waits is stalled, it is once more
 
     async def _answer_probe(self, probe: asyncio.Future[None]) -> None:
         outcome: Exception | None = None

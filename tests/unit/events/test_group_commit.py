@@ -289,6 +289,29 @@ async def test_a_store_that_does_not_return_is_reported_once_each_time(monkeypat
     assert len(stalls.seconds) == 2
 
 
+async def test_a_store_that_stalls_again_after_one_late_batch_is_reported_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group_commit, "STALLED_S", 0.1)
+    store, stalls = RecordingBatchStore(), Stalls()
+    writer = GroupCommit(store, LogOptions(), stalls)
+    store.free.clear()
+    first = writer.submit(pending("first"))
+    await asyncio.sleep(0.01)
+    behind = writer.submit(pending("behind"))  # older than STALLED_S when its own commit begins
+    await asyncio.sleep(0.14)
+    assert len(stalls.seconds) == 1
+    first.add_done_callback(lambda _: store.free.clear())
+    store.free.set()
+    await first
+    await asyncio.sleep(0.25)
+    assert not behind.done()
+    assert len(stalls.seconds) == 2
+    store.free.set()
+    await behind
+    await writer.close()
+
+
 async def test_appends_that_wait_for_maintenance_are_seen_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "STALLED_S", 0.05)
     store, stalls = RecordingBatchStore(), Stalls()
