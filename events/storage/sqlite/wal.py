@@ -254,10 +254,12 @@ class WalLength:
         self._bytes = 0
 
     def remember(self) -> None:
-        """After a commit, which may have made the file shorter: SQLite cuts it where it begins at the start again."""
+        """After a commit. Where the file is shorter now, `check` finds before the next one whether SQLite has cut it,
+        which it does where it begins at the start again.
+        """
         size = self._size()
-        has_grown, self._bytes = size > self._bytes, size
-        if has_grown:
+        if size > self._bytes:
+            self._bytes = size
             self._add_zeros()
 
     def has_shrunk(self) -> bool:
@@ -296,9 +298,11 @@ class WalLength:
         with suppress(OSError):  # of the disk: the next commit meets its own
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                disk = os.fstatvfs(descriptor)
-                if disk.f_bavail * disk.f_frsize >= FREE_BYTES_MIN:
-                    self._bytes += os.write(descriptor, bytes(added))
+                disk, zeros = os.fstatvfs(descriptor), bytes(added)
+                has_room = disk.f_bavail * disk.f_frsize >= FREE_BYTES_MIN
+                # Last: in a file that was cut meanwhile, zeros would be in place of what is to be missed.
+                if has_room and os.fstat(descriptor).st_size == self._bytes:
+                    self._bytes += os.write(descriptor, zeros)
             finally:
                 os.close(descriptor)
 

@@ -1,14 +1,20 @@
 """The write-ahead log is made longer in advance, with zeros, which no reader takes for anything recorded."""
 
+import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from events.errors import LogUnavailable
 from events.integrity.chain_verifier import verify
 from events.options import LogOptions
 from events.storage.sqlite import wal as wal_file
 from events.storage.sqlite.sqlite_log import SqliteLog
+from events.storage.sqlite.wal import FileLoss, FileLossDetector
 from tests.support.log.sample_events import ASKED, posted
 
 EVENTS = 60
@@ -92,4 +98,47 @@ async def test_a_file_that_has_lost_only_zeros_is_no_damage(tmp_path: Path) -> N
     await fill(log, path, first=EVENTS)
     assert log.damage is None
     assert (await verify(log))[1] is None
+    await log.close()
+
+
+async def test_zeros_do_not_hide_that_the_file_was_cut_just_before_they_are_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await log.append("a", 0, [posted("x")], ASKED)
+    opened = os.open
+
+    def open_cut(*given: Any, **others: Any) -> int:
+        if given[0] == str(wal(path)):
+            monkeypatch.undo()
+            os.truncate(wal(path), 0)
+        return opened(*given, **others)
+
+    monkeypatch.setattr(os, "open", open_cut)
+    with pytest.raises(LogUnavailable, match="was cut short"):
+        await fill(log, path, first=1)
+    assert wal(path).stat().st_size == 0
+    await log.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_a_file_that_was_cut_during_a_commit_is_noticed_before_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await fill(log, path)
+    find_loss = FileLossDetector.find_loss
+
+    def cut(files: FileLossDetector) -> FileLoss | None:  # called between a commit and a look at the length
+        monkeypatch.undo()
+        os.truncate(wal(path), 0)
+        return find_loss(files)
+
+    monkeypatch.setattr(FileLossDetector, "find_loss", cut)
+    await log.append("a", EVENTS, [posted("x")], ASKED)
+    with pytest.raises(LogUnavailable, match="was cut short"):
+        await log.append("a", EVENTS + 1, [posted("x")], ASKED)
     await log.close()
