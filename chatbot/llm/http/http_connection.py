@@ -131,6 +131,11 @@ class HttpConnection(asyncio.Protocol):
         if self._body_read is not None and not self._body_read.ended.done():
             self._body_read.ended.set_result(True)
 
+    def fail(self, reason: str) -> None:
+        """Nothing more will come: close, and let those who wait know."""
+        self._fail_and_abort(reason)
+        self._deliver_body()
+
     def abort(self) -> None:
         """Close at once: the server sees it and can stop writing."""
         self._leave_coalescer()

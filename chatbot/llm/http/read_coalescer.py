@@ -20,6 +20,10 @@ class CoalescedConnection(Protocol):
         """Read again by the event loop alone."""
         ...
 
+    def fail(self, reason: str) -> None:
+        """The socket has failed: a failed read tells it only once, so the transport would see a plain end."""
+        ...
+
 
 class ReadCoalescer:
     """Reads many connections in one round every `interval_s`. Shared by all connections to a server.
@@ -77,11 +81,12 @@ class ReadCoalescer:
                     data = os.read(descriptor, READ_MAX_BYTES)
                 except BlockingIOError:
                     continue
-                except OSError:
-                    data = b""
+                except OSError as error:
+                    connection.fail(str(error))
+                    continue
                 if data:
                     connection.data_received(data)
-                else:  # the end or an error, which its transport knows how to handle
+                else:  # the end, which its transport knows how to handle
                     connection.resume()
         finally:
             paused, self._paused = self._paused, []

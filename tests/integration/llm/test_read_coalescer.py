@@ -4,6 +4,7 @@ import asyncio
 import errno
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from itertools import chain, repeat
@@ -15,6 +16,7 @@ import pytest
 from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.config.settings import Settings
 from chatbot.llm.configured_provider import llm_options
+from chatbot.llm.http.http_connection import ConnectionLost, HttpConnection
 from chatbot.llm.http.read_coalescer import READ_MAX_BYTES, ReadCoalescer
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
@@ -280,6 +282,47 @@ def test_a_process_without_free_descriptors_reads_on(run: Run, protocol: str, mo
     run(main())
 
 
+def test_a_reset_is_no_end_of_a_body_without_a_length(run: Run) -> None:
+    """Unit: the read that fails tells of the reset, a second one would find a plain end."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nonce upon")
+        await asyncio.sleep(BEAT_S / 5)
+        writer.write(b" a time")
+        await asyncio.sleep(BEAT_S / 5)  # read by the loop, from now on by the coalescer
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    async def main() -> None:
+        listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+        coalescer = ReadCoalescer(BEAT_S, 1)
+        address = listener.sockets[0].getsockname()
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: HttpConnection(coalescer), address[0], address[1]
+        )
+        before = open_descriptors()
+        heard: list[bytes] = []
+
+        def take(data: bytes) -> bool:
+            connection.allow_coalescing()
+            heard.append(data)
+            return False
+
+        await connection.send_request(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(ConnectionLost, match="reset"):
+            await connection.read_body(take)
+        assert b"".join(heard) == b"once upon a time"
+        assert not connection.is_complete
+        await asyncio.sleep(0.05)
+        assert open_descriptors() < before
+        assert coalescer.active_replies == 0
+        listener.close()
+
+    run(main())
+
+
 class FakeConnection:
     """One end of a pair of sockets, as its transport. Fails at its first data where `fails`."""
 
@@ -302,6 +345,9 @@ class FakeConnection:
 
     def resume(self) -> None:
         self.resumed += 1
+
+    def fail(self, reason: str) -> None:
+        raise AssertionError(reason)
 
 
 async def test_a_connection_with_much_data_is_read_in_bounded_pieces() -> None:
