@@ -310,9 +310,10 @@ def test_a_reset_is_no_end_of_a_body_without_a_length(run: Run) -> None:
             heard.append(data)
             return False
 
-        await connection.send_request(b"GET / HTTP/1.1\r\n\r\n")
-        with pytest.raises(ConnectionLost, match="reset"):
-            await connection.read_body(take)
+        async with asyncio.timeout(10):
+            await connection.send_request(b"GET / HTTP/1.1\r\n\r\n")
+            with pytest.raises(ConnectionLost, match="reset"):
+                await connection.read_body(take)
         assert b"".join(heard) == b"once upon a time"
         assert not connection.is_complete
         await asyncio.sleep(0.05)
