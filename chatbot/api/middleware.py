@@ -44,9 +44,10 @@ EXPOSED = (
 )
 SERVER = "chatbot"  # without this header aiohttp sends its version and Python's
 PRIVATE = "private, no-cache"  # answers contain conversations: no shared cache may keep one
-# What set_headers sets without an Origin, for answers that are made at once.
-COMMON_HEAD = (
-    f"Server: {SERVER}\r\nX-Request-ID: {{}}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: {PRIVATE}\r\n"
+COMMON_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": PRIVATE}  # where an answer has no others
+# What set_headers sets without an Origin, for answers that are made at once; the request id is to be filled in.
+COMMON_HEAD = "".join(
+    f"{name}: {value}\r\n" for name, value in {"Server": SERVER, "X-Request-ID": "{}", **COMMON_HEADERS}.items()
 )
 
 # As structlog.contextvars.bind_contextvars(request_id=…) makes it, at a tenth of the cost: log lines have the field.
@@ -272,8 +273,8 @@ def set_headers(response: web.StreamResponse, services: Services, request_id: st
     headers = response.headers
     headers["Server"] = SERVER
     headers["X-Request-ID"] = request_id
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers.setdefault("Cache-Control", PRIVATE)
+    for name, value in COMMON_HEADERS.items():
+        headers.setdefault(name, value)
     if services.readiness.retiring:
         response.force_close()
         headers["Connection"] = "close"  # aiohttp has made its own headers already
