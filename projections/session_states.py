@@ -1,5 +1,6 @@
 """The states of sessions that a store's writer has at hand, so that a busy session is not read for every batch."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from events.catalogue import SESSION_TYPES
@@ -24,7 +25,7 @@ class SessionStates:
     """A cache of the folded sessions. Not for two threads."""
 
     def __init__(self) -> None:
-        self._states: dict[str, Session] = {}
+        self._states: OrderedDict[str, Session] = OrderedDict()  # the least recently used first
 
     def __len__(self) -> int:
         return len(self._states)
@@ -38,11 +39,11 @@ class SessionStates:
 
     def keep(self, changes: Changes) -> None:
         """After `changes` were committed."""
-        for changed in changes.sessions:  # moved to the end: the least recently used are first
-            self._states.pop(changed.session.session_id, None)
+        for changed in changes.sessions:
             self._states[changed.session.session_id] = changed.session
-        for session_id in list(self._states)[: max(0, len(self._states) - STATES_MAX)]:
-            del self._states[session_id]
+            self._states.move_to_end(changed.session.session_id)
+        while len(self._states) > STATES_MAX:
+            self._states.popitem(last=False)
 
 
 def require_found(lost: set[str], batch: Sequence[RecordedEvent]) -> None:

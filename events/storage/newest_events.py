@@ -73,13 +73,18 @@ class NewestEvents:
         """
         if limit < 1:
             return None
-        start = position - (self._newest - self._events)
-        if not 0 <= start < self._events:
+        behind = self._newest - position
+        if not 0 < behind <= self._events:
             return None
-        events = chain.from_iterable(events for events, _ in self._batches)
-        return [
-            _decoded(one) if isinstance(one, _EncodedEvent) else one for one in islice(events, start, start + limit)
-        ]
+        batches, found = list[list[RecordedEvent | _EncodedEvent]](), 0
+        for events, _ in reversed(self._batches):  # a reader is nearly always a batch or two behind
+            batches.append(events)
+            found += len(events)
+            if found >= behind:
+                break
+        before = found - behind
+        events_after = islice(chain.from_iterable(reversed(batches)), before, before + limit)
+        return [_decoded(one) if isinstance(one, _EncodedEvent) else one for one in events_after]
 
 
 def _decoded(one: _EncodedEvent) -> RecordedEvent:

@@ -1,7 +1,8 @@
 """The newest events of a log in memory: the same as in the file, bounded, and never with content that is erased."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,36 @@ async def test_they_have_what_other_processes_have_appended_through_this_one(ser
     await client.append("t", 2, [posted("3")], ASKED)
     assert kept_in_memory(log, after=log.head().position - 1) == 1
     assert await log.read_all(limit=ALL) == await client.read_all(limit=ALL)
+
+
+async def test_they_are_read_from_any_position_in_any_batch(log: EventLog) -> None:
+    await log.append("a", 0, [posted("1"), posted("2"), posted("3")], ASKED)
+    await fill(log, "b", "4")
+    await log.append("c", 0, [posted("5"), posted("6")], ASKED)
+    everything = ["1", "2", "3", "4", "5", "6"]
+    for after in range(6):
+        assert kept_in_memory(log, after) == 6 - after
+        for limit in range(1, 8):
+            assert texts(await log.read_all(after=after, limit=limit)) == everything[after : after + limit]
+    await log.close()
+
+
+async def test_the_newest_are_reached_without_a_walk_through_the_others(log: EventLog) -> None:
+    await fill(log, "a", *map(str, range(40)))
+    assert isinstance(log, SqliteLog)
+    assert log._write_side is not None
+    newest = log._write_side.store.newest
+    for number in range(38):
+        newest._batches[number] = (_Unreadable(newest._batches[number][0]), 0)
+    assert texts(newest.after(38, ALL) or []) == ["38", "39"]
+    await log.close()
+
+
+class _Unreadable(list[Any]):
+    """The events of a batch at which nobody may look."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("looked at")
 
 
 async def test_a_reader_that_is_far_behind_reads_the_file(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
