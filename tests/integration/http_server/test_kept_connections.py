@@ -1,0 +1,52 @@
+"""Requests of one connection are answered in turn, by one task, until the connection is closed."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from chatbot.api.server.http_server import HttpServer
+from tests.integration.http_server.test_half_closed_connections import ask, get, post
+from tests.support.model.model_server import ModelServer
+from tests.support.service import Running, serving
+
+QUEUED_MAX = 32  # requests that aiohttp parses ahead
+
+
+async def test_more_requests_than_are_read_ahead_are_answered_in_their_order(service: Running) -> None:
+    titles = [f"number {one}" for one in range(3 * QUEUED_MAX)]
+    requests = b"".join(
+        [post("/api/sessions", {"title": one}, chunked=index % 3 == 0) for index, one in enumerate(titles)]
+    )
+    answers = (await ask(service.client.base_url, requests)).split(b"HTTP/1.1 201 Created\r\n")[1:]
+    assert [one for one, answer in zip(titles, answers, strict=True) if f'"{one}"'.encode() not in answer] == []
+
+
+async def test_a_connection_is_closed_once_it_has_been_idle_for_long(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_SERVER_KEEPALIVE_TIMEOUT_S="0.3") as service:
+        url = service.client.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                await asyncio.sleep(0.2)
+                writer.write(get("/livez"))
+                assert await reader.readuntil(b"}") != b""
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_failure_of_the_server_itself_is_logged_answered_and_ends_the_connection(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: HttpServer, request: web.BaseRequest) -> None:
+        raise LookupError(request.path)
+
+    monkeypatch.setattr(HttpServer, "find_refusal", fail)
+    with capture_logs() as logs:
+        answer = await ask(service.client.base_url, get("/livez") * 2)
+    assert answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in answer
+    assert [one["error"] for one in logs if one["event"] == "request.failed"] == ["LookupError"]
