@@ -3,22 +3,15 @@
 from msgspec.structs import asdict, replace
 
 from chatbot.config.settings import Settings
-from chatbot.llm.llm_options import COALESCE_FROM_REPLIES, EmbeddedOptions, LlmOptions
+from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
 from chatbot.llm.provider_factory import create_pool, create_provider
 from chatbot.llm.resilient_provider import ResilientProvider
 from chatbot.llm.servers.pooled_server import ServerOptions
 from chatbot.llm.servers.server_pool import ServerPool
 
-COALESCE_FROM_REPLIES_MIN = 8  # of one worker: a common read of fewer saves next to nothing
-
-
-def coalesce_from_replies(workers: int) -> int:
-    """The replies of one worker from which on its reads are coalesced: the cores carry those of the others, too."""
-    return max(COALESCE_FROM_REPLIES_MIN, round(COALESCE_FROM_REPLIES / workers))
-
 
 def llm_options(settings: Settings) -> LlmOptions:
-    values = asdict(settings.llm) | {"coalesce_from_replies": coalesce_from_replies(settings.server.workers)}
+    values = asdict(settings.llm)
     return LlmOptions(**{name: values[name] for name in LlmOptions.__struct_fields__})
 
 

@@ -4,8 +4,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-COALESCE_FROM_REPLIES = 24  # of a machine: common reads of fewer save next to nothing
-
 
 class LlmOptions(Struct, frozen=True, kw_only=True):
     """How to reach a model server, and the limits on its use.
@@ -21,8 +19,8 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     `concurrent_max` replies run at a time and `queue_max` wait (see ConcurrencyLimiter). `line_max_bytes` bounds one
     line of a server's event stream: midm's lines carry the whole reply so far, so it must exceed 6 x `reply_max_chars`.
     A reply ends at `reply_max_chars` with reason length. `read_coalesce_max_s` bounds how long the text of one of many
-    replies waits to be read together with theirs (see ReadCoalescer); 0: not at all. So many are
-    `coalesce_from_replies` of this process. `think_tags`: see ThinkTagSplitter.
+    replies waits to be read together with theirs (see ReadCoalescer); 0: not at all. `think_tags`: see
+    ThinkTagSplitter.
     """
 
     server_url: str = ""
@@ -42,7 +40,6 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     reply_max_chars: int = 100_000
     health_timeout_s: float = 3.0
     read_coalesce_max_s: float = 0.01
-    coalesce_from_replies: int = COALESCE_FROM_REPLIES
     think_tags: Literal["off", "tagged", "opened"] = "off"
 
     def __repr__(self) -> str:

@@ -129,7 +129,7 @@ class LlmSettings(Struct, frozen=True):
             ge=0,
             le=0.25,
             description="Seconds at most that a token waits, so that the sockets of many replies are read together, at"
-            " less CPU time. With fewer than 24 concurrent replies (of all workers together) no token waits. 0: never.",
+            " less CPU time. No token waits while fewer than about four replies have news in such a time. 0: never.",
             extra={"formerly": ("llm.beat_max_s",)},
         ),
     ] = 0.01

@@ -96,7 +96,7 @@ class HttpClient:
         self._server: tuple[Address, Connector] | None = None
         self._api_prefix: str | None = None  # the one that the server has answered
         self._pool = ConnectionPool()
-        self._coalescer = ReadCoalescer(options.read_coalesce_max_s, options.coalesce_from_replies)
+        self._coalescer = ReadCoalescer(options.read_coalesce_max_s)
         self._is_closed = False
 
     def post(self, path: str, body: Any) -> Awaitable[HttpResponse]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import httptools
 
-from chatbot.llm.http.read_coalescer import ReadCoalescer
+from chatbot.llm.http.read_coalescer import LASTING_S, ReadCoalescer
 
 HEAD_MAX_BYTES = 65_536  # of a response's status line and headers, and of what follows its body
 UNREAD_MAX_BYTES = 65_536  # of a body that has no consumer yet: beyond it the socket is not read
@@ -51,7 +51,7 @@ class HttpConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._coalescer = coalescer
-        self._may_coalesce = False  # from a reply's first text to its end
+        self._text_since_s: float | None = None  # on the loop's clock; from a reply's first text to its end
         self._lost_reason: str | None = None  # why nothing more will come on this connection
         self._body_read: _BodyRead | None = None
         self._body_parts: list[bytes] = []  # received, not consumed yet
@@ -108,15 +108,15 @@ class HttpConnection(asyncio.Protocol):
             return await self._body_read.ended
         finally:
             self._body_read = None  # an idle connection must not keep the reply alive that it brought
-            if self._may_coalesce:
-                self._may_coalesce = False
+            if self._text_since_s is not None:
+                self._text_since_s = None
                 self._coalescer.active_replies -= 1
                 self.resume()
 
     def allow_coalescing(self) -> None:
-        """The body's first text has come: from now on to its end, reads may be coalesced with those of others."""
-        if not self._may_coalesce:
-            self._may_coalesce = True
+        """The body's first text has come: soon, and to its end, reads may be coalesced with those of others."""
+        if self._text_since_s is None:
+            self._text_since_s = self._loop.time()
             self._coalescer.active_replies += 1
 
     def resume(self) -> None:
@@ -238,9 +238,11 @@ class HttpConnection(asyncio.Protocol):
                 return
         if self._phase is Phase.BODY:
             if (
-                self._may_coalesce
+                self._text_since_s is not None
                 and not self._is_paused
-                and self._coalescer.active_replies >= self._coalescer.from_replies
+                and self._coalescer.active_replies >= self._coalescer.replies_min
+                and self._coalescer.note_read()
+                and self._loop.time() - self._text_since_s >= LASTING_S
             ):
                 self._join_coalescer()
         elif self._phase is Phase.COMPLETE:

@@ -13,11 +13,8 @@ from typing import Any
 
 import pytest
 
-from chatbot.config.sections.server_settings import ServerSettings
-from chatbot.config.settings import Settings
-from chatbot.llm.configured_provider import llm_options
 from chatbot.llm.http.http_connection import ConnectionLost, HttpConnection
-from chatbot.llm.http.read_coalescer import READ_MAX_BYTES, ReadCoalescer
+from chatbot.llm.http.read_coalescer import LASTING_S, MEASURED_INTERVALS, READ_MAX_BYTES, SOCKETS_MIN, ReadCoalescer
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
     ChatMessage,
@@ -34,12 +31,11 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 BEAT_S = 0.25
 A_LONG_TIME_S = 60.0
-COALESCE_FROM_REPLIES = 4
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 BEGINNINGS = {"midm": b'{"type":"start"}', "openai": b'{"choices":[{"delta":{"role":"assistant","content":""}}]}'}
 PIECES = {"midm": b'{"type":"chunk","content":"%b"}', "openai": b'{"choices":[{"delta":{"content":"%b"}}]}'}
 ENDINGS = {"midm": b'{"type":"complete"}', "openai": b'{"choices":[{"delta":{},"finish_reason":"stop"}]}'}
-WORDS = [b" %d" % number for number in range(20)]
+WORDS = [b" %d" % number for number in range(40)]
 TEXT = b"".join(WORDS).decode()
 
 
@@ -112,7 +108,6 @@ async def model(
         model="m",
         ca_file=ca_file,
         read_coalesce_max_s=read_coalesce_max_s,
-        coalesce_from_replies=COALESCE_FROM_REPLIES,
     )
     provider = MidmProvider(options) if protocol == "midm" else OpenAiProvider(options)
     try:
@@ -155,7 +150,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 def test_a_few_replies_are_heard_word_by_word(run: Run, protocol: str) -> None:
     async def main() -> None:
         async with model(protocol) as (_, provider):
-            asked = [RunningCall(provider) for _ in range(COALESCE_FROM_REPLIES - 1)]
+            asked = [RunningCall(provider) for _ in range(SOCKETS_MIN - 1)]
             await asyncio.gather(*(one.task for one in asked))
             assert [len(one.pieces) for one in asked] == [len(WORDS)] * len(asked)
 
@@ -168,7 +163,7 @@ def test_many_replies_are_read_together_and_whole_unless_there_is_no_beat(
 ) -> None:
     async def main() -> None:
         async with model(protocol, read_coalesce_max_s) as (server, provider):
-            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            asked = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
             finished = await asyncio.gather(*(one.task for one in asked))
             assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
             assert {finish.reason for finish in finished} == {"stop"}
@@ -186,12 +181,14 @@ def test_the_first_word_of_a_reply_waits_for_no_beat(run: Run, protocol: str) ->
     async def main() -> None:
         async with model(protocol, A_LONG_TIME_S) as (server, provider):
             server.endless = True
-            crowd = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            crowd = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
             await heard(crowd)
             late = RunningCall(provider)
             await heard([late])
+            await asyncio.sleep(4 * LASTING_S)
+            words = len(late.pieces)
             await asyncio.sleep(20 * server.gap_s)
-            assert len(late.pieces) <= 2  # as one of the crowd from then on
+            assert len(late.pieces) == words  # as one of the crowd from then on
             await stop([*crowd, late])
 
     run(main())
@@ -201,7 +198,7 @@ def test_a_cancel_reaches_the_server_at_once_also_between_two_beats(run: Run, pr
     async def main() -> None:
         async with model(protocol, A_LONG_TIME_S) as (server, provider):
             server.endless = True
-            crowd = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            crowd = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
             await heard(crowd)
             await asyncio.sleep(20 * server.gap_s)  # all are held by now
             await stop(crowd)
@@ -218,12 +215,12 @@ def test_a_cancel_reaches_the_server_at_once_also_between_two_beats(run: Run, pr
 def test_what_came_before_a_cut_is_heard(run: Run, protocol: str) -> None:
     async def main() -> None:
         async with model(protocol) as (server, provider):
-            server.cut_after = 10
-            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            server.cut_after = 30
+            asked = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
             failures = await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
             assert all(isinstance(failure, LlmFailed) for failure in failures)
-            assert {"".join(one.pieces) for one in asked} == {b"".join(WORDS[:10]).decode()}
-            assert max(len(one.pieces) for one in asked) < 10
+            assert {"".join(one.pieces) for one in asked} == {b"".join(WORDS[:30]).decode()}
+            assert max(len(one.pieces) for one in asked) < 20
             server.cut_after = None
             alone = RunningCall(provider)
             await alone.task
@@ -237,7 +234,7 @@ def test_over_tls_many_replies_are_read_together_too(run: Run, protocol: str, tm
 
     async def main() -> None:
         async with model(protocol, ca_file=str(certificate), tls=tls) as (_, provider):
-            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            asked = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
             await asyncio.gather(*(one.task for one in asked))
             assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
             assert max(len(one.pieces) for one in asked) < len(WORDS) / 2
@@ -251,7 +248,7 @@ def test_no_descriptor_is_left_after_replies_that_end_are_cut_or_cancelled(run: 
         async with model(protocol, 0.02) as (server, provider):
             for cut_after, endless in ((None, False), (10, False), (None, True)):
                 server.cut_after, server.endless = cut_after, endless
-                asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+                asked = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
                 if not endless:
                     await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
             await heard(asked)
@@ -275,7 +272,7 @@ def test_a_process_without_free_descriptors_reads_on(run: Run, protocol: str, mo
     async def main() -> None:
         async with model(protocol) as (_, provider):
             monkeypatch.setattr("os.dup", fail)
-            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            asked = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
             await asyncio.gather(*(one.task for one in asked))
             assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
 
@@ -288,9 +285,10 @@ def test_a_reset_is_no_end_of_a_body_without_a_length(run: Run) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nonce upon")
-        await asyncio.sleep(BEAT_S / 5)
-        writer.write(b" a time")
-        await asyncio.sleep(BEAT_S / 5)  # read by the loop, from now on by the coalescer
+        for _ in range(MEASURED_INTERVALS - 1):
+            await asyncio.sleep(2 * LASTING_S / MEASURED_INTERVALS)
+            writer.write(b" once")
+        await asyncio.sleep(LASTING_S)  # read by the loop, from now on by the coalescer
         linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
@@ -314,7 +312,7 @@ def test_a_reset_is_no_end_of_a_body_without_a_length(run: Run) -> None:
             await connection.send_request(b"GET / HTTP/1.1\r\n\r\n")
             with pytest.raises(ConnectionLost, match="reset"):
                 await connection.read_body(take)
-        assert b"".join(heard) == b"once upon a time"
+        assert b"".join(heard) == b"once upon" + (MEASURED_INTERVALS - 1) * b" once"
         assert not connection.is_complete
         await asyncio.sleep(0.05)
         assert open_descriptors() < before
@@ -380,7 +378,47 @@ async def test_a_connection_with_much_data_is_read_in_bounded_pieces() -> None:
         one.peer.close()
 
 
-@pytest.mark.parametrize(("workers", "from_replies"), [(1, 24), (2, 12), (4, 8), (256, 8)])
-def test_workers_together_coalesce_from_about_as_many_replies_as_one_process(workers: int, from_replies: int) -> None:
-    settings = Settings(server=ServerSettings(workers=workers))
-    assert llm_options(settings).coalesce_from_replies == from_replies
+def test_many_replies_that_come_slowly_are_heard_word_by_word(run: Run) -> None:
+    async def main() -> None:
+        async with model("midm", 0.001) as (server, provider):
+            server.gap_s = 0.05
+            asked = [RunningCall(provider) for _ in range(2 * SOCKETS_MIN)]
+            await heard(asked)
+            before = open_descriptors()
+            await asyncio.sleep(5 * server.gap_s)
+            assert open_descriptors() == before  # none has joined
+            await asyncio.gather(*(one.task for one in asked))
+            assert [len(one.pieces) for one in asked] == [len(WORDS)] * len(asked)
+
+    run(main())
+
+
+async def test_rounds_begin_with_frequent_reads_and_end_when_they_find_little() -> None:
+    """Unit: the event loop reads again then, until reads are frequent again."""
+    coalescer = ReadCoalescer(0.01)
+    coalescer.active_replies = SOCKETS_MIN
+
+    async def note_reads(pause_s: float) -> list[bool]:
+        answers = []
+        for _ in range(MEASURED_INTERVALS * SOCKETS_MIN):
+            answers.append(coalescer.note_read())
+            await asyncio.sleep(pause_s)
+        return answers
+
+    for _ in range(2):
+        assert not any(await note_reads(0.005))  # two in each interval
+        assert (await note_reads(0.0)).index(True) == MEASURED_INTERVALS * SOCKETS_MIN - 1
+        connections = [FakeConnection(coalescer) for _ in range(SOCKETS_MIN)]
+        for _ in range(2 * MEASURED_INTERVALS):
+            for one in connections[1:]:  # fewer than it took to begin: rounds go on
+                one.peer.send(b"x")
+            await asyncio.sleep(0.01)
+        assert not any(one.resumed for one in connections)
+        while not all(one.resumed for one in connections):
+            connections[0].peer.send(b"x")
+            await asyncio.sleep(0.01)
+        for one in connections:
+            assert one.descriptor is not None
+            coalescer.remove(one.descriptor)
+            one.sock.close()
+            one.peer.close()
