@@ -223,6 +223,20 @@ class EventLog(Protocol):
         ...
 
 
+class NotifyingLog(EventLog, Protocol):
+    """A log that tells this process when its head moves, so that no task has to wait for that."""
+
+    def watch_head(self, position: int, listener: Callable[[], None]) -> None:
+        """Have `listener` called, on the event loop, when `head` moves beyond `position`, and each time that it moves
+        afterwards: at commits of this process, and when it learns of those of others. Must be quick and must not raise.
+        """
+        ...
+
+    def unwatch_head(self, listener: Callable[[], None]) -> None:
+        """Call it no more."""
+        ...
+
+
 @runtime_checkable
 class RowScanner(Protocol):
     """A log whose rows can be processed in the thread that reads them, so that bulk work leaves the event loop free."""

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from events.log import EventLog
+from events.log import EventLog, NotifyingLog
 from events.options import LogOptions
+from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.observer import ProjectionObserver
 from projections.runner import ProjectionRunner, RunnerOptions
 from projections.sqlite.projection_file import ProjectionFile
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def create_runner(
     path: str | Path,
-    log: EventLog,
+    log: NotifyingLog,
     observer: ProjectionObserver | None = None,
     options: RunnerOptions | None = None,
     on_available: Callable[[bool], None] | None = None,
@@ -46,6 +47,8 @@ def create_projections(
     which its nodes share.
     """
     if path is not None:
+        if not isinstance(log, SqliteLog):
+            raise TypeError("only a log in a file of this process has its projections in one")
         return create_runner(path, log, observer, options)
     from events.storage.postgres.postgres_log import PostgresLog  # noqa: PLC0415  asyncpg is optional
     from projections.postgres.node_projections import NodeProjections  # noqa: PLC0415  asyncpg is optional

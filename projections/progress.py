@@ -1,6 +1,7 @@
-"""The position that the projections have reached, with its waiters."""
+"""The position that the projections have reached, with its waiters; and how the runner waits for what it folds next."""
 
 import asyncio
+from collections.abc import Callable
 
 from projections.errors import ProjectionLag, ProjectionsStopped
 
@@ -58,3 +59,40 @@ class Progress:
             raise ProjectionLag(position, self.position) from None
         finally:
             del self._waiters[waiter]
+
+
+class Sleeper:
+    """A sleep that ends when a condition holds, for one task at a time: it costs no task, whatever may end it. Whoever
+    changes something that a condition depends on calls `notify`.
+    """
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] | None = None  # while the task sleeps
+        self._condition: Callable[[], bool] = _never
+
+    def notify(self) -> None:
+        """Wake the task if what it waits for is so now."""
+        if self._future is not None and self._condition():
+            self._wake()
+
+    async def sleep(self, seconds: float | None, until: Callable[[], bool]) -> None:
+        """Return once `until` is true, which must be cheap, or after `seconds` (None: no bound)."""
+        if until():
+            return
+        loop = asyncio.get_running_loop()
+        self._future, self._condition = loop.create_future(), until
+        timer = None if seconds is None else loop.call_later(seconds, self._wake)
+        try:
+            await self._future
+        finally:
+            self._future, self._condition = None, _never
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+def _never() -> bool:
+    return False

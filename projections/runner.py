@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from events.backoff import backoff_delays
 from events.errors import LogUnavailable, UnknownEvent
-from events.log import EventLog
+from events.log import NotifyingLog
 from projections.checkpoint import checkpoint_at
 from projections.erased_hash_purge import ErasedHashPurge
 from projections.errors import (
@@ -25,10 +25,13 @@ from projections.errors import (
 )
 from projections.observer import NoObserver, ProjectionObserver
 from projections.port import OnChanged, ProjectionStore
-from projections.progress import Progress
+from projections.progress import Progress, Sleeper
 from projections.runner_state import ENDED, State, transition
 
 SERVING_BATCH_MAX = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
+COLLECTED_MAX = 300  # events that are worth a batch: a busy process appends as many in 50 ms
+LISTS_DELAY_S = 0.05  # how long events are collected at most while somebody follows lists of sessions
+LISTS_POLL_MAX_S = 0.1  # the longest pause between looks at a log that others write meanwhile
 SUBPROCESS_EVENTS_MIN = 10_000  # smaller logs are folded before a child process would have started
 
 
@@ -36,7 +39,7 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     """How the projections follow the log. Durations are seconds."""
 
     batch_max: int = 2_000  # events in a transaction: with more a rebuild is hardly faster, and readers wait longer
-    delay_s: float = 0.05  # how long events are collected into a batch while no reader waits for them
+    delay_s: float = 0.2  # how long events are collected into a batch while no reader waits for them
     wait_s: float = 5.0  # how long a read waits for the projections before ProjectionLag
     retry_first_s: float = 0.1  # the pause after a transient error, doubled each time
     retry_max_s: float = 5.0
@@ -44,7 +47,7 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     rebuilds_max: int = 3  # in a row without reaching the head: then the fault is in this program
     log_location: Path | str | None = None  # path or URL, as for open_log: lets a child process rebuild
     is_serving: bool = False  # clients have been served before this start: a rebuild leaves time for them
-    poll_max_s: Callable[[], float] | None = None  # the longest pause between looks at a log that others write
+    poll_max_s: float | None = None  # the longest pause between looks at a log that others write
 
 
 class ProjectionRunner:
@@ -58,7 +61,7 @@ class ProjectionRunner:
     def __init__(
         self,
         store: ProjectionStore,
-        log: EventLog,
+        log: NotifyingLog,
         observer: ProjectionObserver | None = None,
         options: RunnerOptions | None = None,
         rebuild: Callable[[], Awaitable[None]] | None = None,
@@ -81,10 +84,12 @@ class ProjectionRunner:
         self._rebuilds = 0  # since the projections were last current
         self._is_serving = self._options.is_serving  # and once it has been current: clients are served
         self._store_checked_at_s = float("-inf")
-        self._wake = asyncio.Event()
-        self._flush_now = asyncio.Event()
+        self._sleeper = Sleeper()  # notified of commits, and of what the next two say
+        self._is_flush_requested = False  # fold now what the log has
+        self._is_retry_requested = False
         self._task: asyncio.Task[None] | None = None
-        self._rebuild_task: asyncio.Future[None] | None = None
+        self._interruptible: asyncio.Future[object] | None = None  # what `stop` cancels
+        self._has_list_readers = False
         self._listeners: list[OnChanged] = []
         self.on_status: Callable[[], None] = _ignore  # called when position, rebuilding, failure or trouble change
         store.on_trouble = self.on_trouble
@@ -130,27 +135,29 @@ class ProjectionRunner:
     async def wait_for(self, position: int, *, timeout_s: float | None = None) -> None:
         """As Projections.wait_for."""
         if position > self.position:
-            self._flush_now.set()
+            self._is_flush_requested = True
+            self._sleeper.notify()
         await self._progress.wait_for(position, self._options.wait_s if timeout_s is None else timeout_s)
 
     def retry(self) -> None:
         """As Projections.retry."""
-        self._wake.set()
-        self._flush_now.set()
+        self._is_retry_requested = self._is_flush_requested = True
+        self._sleeper.notify()
 
     def on_changed(self, listener: OnChanged) -> None:
         """As Projections.on_changed."""
         self._listeners.append(listener)
 
     def set_list_readers(self, *, has_readers: bool) -> None:
-        """As Projections.set_list_readers: the process that folds calls its listeners in any case."""
+        """As Projections.set_list_readers: the process that folds calls its listeners in any case, but sooner then."""
+        self._has_list_readers = has_readers
 
     async def stop(self) -> None:
         """Finish the batch at hand, release all waiters, close the store."""
         self._enter(State.STOPPED)
         self.retry()
-        if self._rebuild_task is not None:
-            self._rebuild_task.cancel()
+        if self._interruptible is not None:
+            self._interruptible.cancel()
         if self._task is not None:
             await self._task
             if not self.rebuilding or self._store.purges_while_folding:
@@ -237,11 +244,11 @@ class ProjectionRunner:
         """Wait for the child process, whose result `_check_store` adopts. If it fails, this process folds the log."""
         if self._rebuild is None:
             raise RuntimeError("there is no child process to rebuild in")
-        self._rebuild_task = asyncio.ensure_future(self._rebuild())
-        await asyncio.wait({self._rebuild_task})
-        if not self._rebuild_task.cancelled() and (error := self._rebuild_task.exception()) is not None:
+        try:
+            await self._run_until_stop(self._rebuild())
+        except Exception as error:  # noqa: BLE001  of whatever kind: reported
             self._observer.failed(error)
-        self._rebuild_task, self._store_checked_at_s = None, float("-inf")
+        self._store_checked_at_s = float("-inf")
         if self._state is State.REBUILDING_IN_SUBPROCESS:  # not if a query found the store damaged meanwhile
             self._enter(State.CATCHING_UP)
 
@@ -278,8 +285,8 @@ class ProjectionRunner:
         if self._log.head().position <= position:
             await self._wait_for_events(position)
             return
-        await self._linger(position)
-        self._flush_now.clear()  # what was asked for until now is in the batch
+        await self._collect_events(position)
+        self._is_flush_requested = False  # what was asked for until now is in the batch
         if self._state is State.CURRENT:
             await self._apply_batch(self._options.batch_max)
 
@@ -305,61 +312,68 @@ class ProjectionRunner:
             for listener in self._listeners:
                 listener(owners, position)
 
-    async def _linger(self, position: int) -> None:
-        """Collect events for a batch, unless a reader waits for them, the batch is full, or `_flush_now` is set.
+    async def _collect_events(self, position: int) -> None:
+        """Wait until there are events for a batch, for `_delay_s` at most, or until a reader waits for them.
 
         A transaction, two hops between threads and the checkpoint cost as much for one event as for a hundred, and
         hardly any event is queried before it is folded anyway.
         """
-        if self._progress.waiting or self._log.head().position - position >= self._options.batch_max:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._options.delay_s):
-                await self._flush_now.wait()
+        if not self._progress.waiting:
+            last = position + min(COLLECTED_MAX, self._options.batch_max) - 1
+            await self._wait_until_past(last, self._delay_s, or_until=lambda: self._is_flush_requested)
+
+    @property
+    def _delay_s(self) -> float:
+        return min(self._options.delay_s, LISTS_DELAY_S) if self._has_list_readers else self._options.delay_s
 
     async def _wait_for_events(self, position: int) -> None:
         """Return when the log is past `position`, a purge is due, or `retry` or `stop` was called."""
-        appended = asyncio.create_task(self._wait_for_append(position), name="projections-appended")
-        wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
-        try:
-            await asyncio.wait({appended, wake}, return_when=asyncio.FIRST_COMPLETED, timeout=self._purge.wait_s)
-            if appended.done():
-                appended.result()
-        finally:
-            appended.cancel()
-            wake.cancel()
-            await asyncio.gather(appended, wake, return_exceptions=True)
-
-    async def _wait_for_append(self, position: int) -> None:
-        """Return when the log is past `position`. A log that others write is looked at, more and more rarely."""
         if self._options.poll_max_s is None:
-            await self._log.wait(position)
-            return
-        pause_s = self._options.delay_s
+            await self._wait_until_past(position, self._purge.wait_s, or_until=self._is_interrupted)
+        else:
+            await self._poll_for_events(position, self._options.poll_max_s)
+        self._is_retry_requested = False
+
+    async def _poll_for_events(self, position: int, pause_max_s: float) -> None:
+        """As `_wait_for_events`. A log that others write is looked at when a reader waits, or else more and more
+        rarely.
+        """
+        purge_s, pause_s = self._purge.wait_s, self._delay_s
+        end_s = float("inf") if purge_s is None else time.monotonic() + purge_s
         while True:
-            await self._pause_for_append(position, pause_s)
-            if self._log.head().position > position or (await self._log.latest()).position > position:
+            await self._wait_until_past(
+                position,
+                min(pause_s, end_s - time.monotonic()),
+                or_until=lambda: self._is_flush_requested or self._is_interrupted(),
+            )
+            if self._log.head().position > position or self._is_interrupted() or time.monotonic() >= end_s:
                 return
-            pause_s = min(2 * pause_s, self._options.poll_max_s())
+            self._is_flush_requested = False
+            await self._run_until_stop(self._log.latest())
+            pause_s = min(2 * pause_s, LISTS_POLL_MAX_S if self._has_list_readers else pause_max_s)
 
-    async def _pause_for_append(self, position: int, pause_s: float) -> None:
-        """Return after `pause_s`, when a reader waits, or soon after this process has appended."""
-        end_s = time.monotonic() + pause_s
-        while time.monotonic() < end_s and self._log.head().position <= position and not self._flush_now.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.delay_s):
-                    await self._flush_now.wait()
-        self._flush_now.clear()
+    async def _wait_until_past(self, position: int, seconds: float | None, or_until: Callable[[], bool]) -> None:
+        """Return when the log is past `position`, as far as this process knows, after `seconds`, or on `or_until`."""
+        self._log.watch_head(position, self._sleeper.notify)
+        try:
+            await self._sleeper.sleep(seconds, until=lambda: self._log.head().position > position or or_until())
+        finally:
+            self._log.unwatch_head(self._sleeper.notify)
 
-    async def _wait_for_wake(self) -> None:
-        await self._wake.wait()
-        if self._state is not State.STOPPED:
-            self._wake.clear()
+    async def _run_until_stop(self, work: Awaitable[object]) -> None:
+        """Wait for `work`, which `stop` cancels. Raises what it raises."""
+        self._interruptible = asyncio.ensure_future(work)
+        await asyncio.wait({self._interruptible})
+        if not self._interruptible.cancelled():
+            self._interruptible.result()
 
     async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wait_for_wake()
+        """Ended by `retry` and `stop`."""
+        await self._sleeper.sleep(seconds, until=self._is_interrupted)
+        self._is_retry_requested = False
+
+    def _is_interrupted(self) -> bool:
+        return self._is_retry_requested or self._state is State.STOPPED
 
 
 def _ignore() -> None:

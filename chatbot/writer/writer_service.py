@@ -147,7 +147,7 @@ class WriterService:
         return server
 
     async def _create_projections(
-        self, log: EventLog, progress: SharedProgress
+        self, log: SqliteLog, progress: SharedProgress
     ) -> tuple[ProjectionRunner, ProjectionPublisher]:
         path = self._settings.database.projections
         await delete_unused_files(path)

@@ -334,6 +334,7 @@ class HeadNotifier:
 
     def __init__(self, head: Head) -> None:
         self.current = head
+        self.listeners: dict[Callable[[], None], int] = {}  # called after a commit beyond this position
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed: str | None = None
 
@@ -343,8 +344,11 @@ class HeadNotifier:
         return bool(self._waiters)
 
     def advance(self, head: Head) -> None:
-        """The store has committed up to `head`: wake every waiter."""
+        """The store has committed up to `head`: call the listeners, and wake every waiter."""
         self.current = head
+        for listener, position in self.listeners.items():
+            if head.position > position:
+                listener()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

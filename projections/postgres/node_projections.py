@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from events.backoff import backoff_delays
 from events.errors import LogError, LogUnavailable, UnknownEvent
-from events.log import EventLog
+from events.log import NotifyingLog
 from events.storage.postgres.postgres_connection import FAILURES, Database, explain
 from events.storage.postgres.postgres_read_pool import PostgresReadPool
 from projections.checkpoint import find_mismatch
@@ -45,7 +45,6 @@ ASK_AGAIN_S = 0.25  # while something waits: what was said may be lost, or the n
 SILENT_S = 4.0  # a node that does not fold for so long, although it is asked to, has stopped: another takes its place
 REST_S = 2 * LOOK_S  # for which a node that could not fold leaves the lock to others: each of them looks meanwhile
 POLL_MAX_S = 1.0  # between two looks of the folding node at an idle log, which other nodes write
-LISTS_POLL_MAX_S = 0.1  # the same while lists have readers
 LISTEN_S = 10.0  # for which a node that waited keeps listening for an answer to the next question
 ASKED_MAX = 1_000  # questions of other nodes under way; they repeat those that are dropped
 
@@ -55,7 +54,7 @@ class NodeProjections:
 
     def __init__(
         self,
-        log: EventLog,
+        log: NotifyingLog,
         database: Database,
         pool: PostgresReadPool,
         observer: ProjectionObserver | None = None,
@@ -224,7 +223,7 @@ class NodeProjections:
             return None
         self._asking = AskingNodes(self._channel)
         store.notify = self._asking.notifications
-        options = replace(self._options, poll_max_s=self._poll_max_s)
+        options = replace(self._options, poll_max_s=POLL_MAX_S)
         runner = ProjectionRunner(store, self._log, self._observer, options, progress=self._progress)
         runner.on_changed(self._notify)
         await runner.start()
@@ -263,10 +262,7 @@ class NodeProjections:
         if runner.failure is not None or (self.trouble is None) is not (runner.trouble is None):
             self._wake.set()
         self.trouble = runner.trouble
-
-    def _poll_max_s(self) -> float:
-        has_readers = self._has_list_readers or self._asking.has_list_readers
-        return LISTS_POLL_MAX_S if has_readers else POLL_MAX_S
+        runner.set_list_readers(has_readers=self._has_list_readers or self._asking.has_list_readers)
 
     async def _follow(self, session: ServerSession) -> ProjectionRunner | None:
         """Until this node has the lock, with the runner then; None once the connection is lost or the node stops."""
@@ -335,6 +331,7 @@ class NodeProjections:
         if ask.trouble is not None:
             runner.on_trouble(ask.trouble or None)
         self._asking.note(ask)
+        self._note_status(runner)
         if ask.position:
             task = asyncio.create_task(self._fold_for(runner, session, ask), name="projections-asked")
             self._tasks.add(task)

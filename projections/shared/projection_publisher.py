@@ -50,7 +50,8 @@ class ProjectionPublisher:
 
     def forget(self, follower: Follower) -> None:
         """Its connection is closed."""
-        self._followers.pop(follower, None)
+        if self._followers.pop(follower, False):
+            self._note_list_readers()
 
     def _publish(self) -> None:
         runner, seen = self._runner, self._progress
@@ -95,8 +96,12 @@ class ProjectionPublisher:
 
     async def _note_lists(self, follower: Follower, body: bytes) -> bytes:
         self._followers[follower] = messages.decode_lists(body).has_readers
+        self._note_list_readers()
         follower.push(messages.STATUS, messages.encode(self._status))
         return messages.encode(WaitAnswer(self._runner.position))
+
+    def _note_list_readers(self) -> None:
+        self._runner.set_list_readers(has_readers=any(self._followers.values()))
 
 
 def _status_of(runner: ProjectionRunner) -> StatusPush:

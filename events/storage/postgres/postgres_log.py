@@ -190,6 +190,14 @@ class PostgresLog(PostgresQueries):
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
         return await self._notifications.wait(position)
 
+    def watch_head(self, position: int, listener: Callable[[], None]) -> None:
+        """As NotifyingLog.watch_head."""
+        self._head.head.listeners[listener] = position
+
+    def unwatch_head(self, listener: Callable[[], None]) -> None:
+        """As NotifyingLog.unwatch_head."""
+        self._head.head.listeners.pop(listener, None)
+
     def hold(self, stream_id: str) -> None:
         """As EventLog.hold."""
         self._notifications.hold(stream_id)

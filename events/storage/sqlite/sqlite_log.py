@@ -248,6 +248,14 @@ class SqliteLog(SqliteQueries):
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
         return await self._head.wait(position)
 
+    def watch_head(self, position: int, listener: Callable[[], None]) -> None:
+        """As NotifyingLog.watch_head."""
+        self._head.listeners[listener] = position
+
+    def unwatch_head(self, listener: Callable[[], None]) -> None:
+        """As NotifyingLog.unwatch_head."""
+        self._head.listeners.pop(listener, None)
+
     def hold(self, stream_id: str) -> None:
         """As EventLog.hold: no other process appends."""
 

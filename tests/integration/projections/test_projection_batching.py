@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from events.record import Head
 from projections.factory import create_runner
-from projections.runner import ProjectionRunner, RunnerOptions
+from projections.runner import COLLECTED_MAX, LISTS_DELAY_S, ProjectionRunner, RunnerOptions
 from tests.support.log.event_builders import created
 from tests.support.log.memory_log import MemoryLog
 from tests.support.sessions.projection_harness import RecordingObserver
@@ -76,6 +77,96 @@ async def test_a_full_batch_does_not_wait(path: Path) -> None:
         while runner.position < 5:
             await asyncio.sleep(0.01)
     await runner.stop()
+
+
+async def test_many_events_do_not_wait(path: Path) -> None:
+    log, told = MemoryLog(), RecordingObserver()
+    runner = await following(path, log, told)
+    for n in range(COLLECTED_MAX - 1):
+        log.record(f"s{n}", created())
+        if not n:
+            await asyncio.sleep(0.05)  # it collects by now
+    await asyncio.sleep(0.05)
+    assert told.batches == []
+    log.record("last", created())
+    async with asyncio.timeout(AT_ONCE_S):
+        while runner.position < COLLECTED_MAX:
+            await asyncio.sleep(0.01)
+    await runner.stop()
+    assert told.batches == [COLLECTED_MAX]
+
+
+async def test_what_somebody_follows_in_a_list_hardly_waits(path: Path) -> None:
+    log, told = MemoryLog(), RecordingObserver()
+    runner = await following(path, log, told)
+    runner.set_list_readers(has_readers=True)
+    log.record("seen", created())
+    async with asyncio.timeout(AT_ONCE_S):
+        while runner.position < 1:
+            await asyncio.sleep(0.01)
+    runner.set_list_readers(has_readers=False)
+    log.record("unseen", created())
+    await asyncio.sleep(5 * LISTS_DELAY_S)
+    assert runner.position == 1
+    await runner.stop()
+
+
+async def test_a_log_that_others_write_is_looked_at_when_somebody_waits(path: Path) -> None:
+    log, told = QuietLog(), RecordingObserver()
+    runner = await following(path, log, told, poll_max_s=60.0)
+    await asyncio.sleep(0.05)  # it waits for its next look by now
+    log.record("s", created())
+    assert log.head().position == 0, "nobody has told this process"
+    async with asyncio.timeout(AT_ONCE_S):
+        await runner.wait_for(1)
+    await runner.stop()
+
+
+async def test_what_this_process_appends_to_a_log_that_others_write_is_collected_from_then_on(path: Path) -> None:
+    log, told = MemoryLog(), RecordingObserver()
+    runner = await following(path, log, told, delay_s=0.3, poll_max_s=60.0)
+    await asyncio.sleep(1.0)  # the next look is more than a second away
+    for n in range(3):
+        log.record(f"s{n}", created())
+    async with asyncio.timeout(AT_ONCE_S):
+        while runner.position < 3:
+            await asyncio.sleep(0.01)
+    await runner.stop()
+    assert told.batches == [3]
+
+
+async def test_a_stop_does_not_wait_for_a_look_at_the_log(path: Path) -> None:
+    log, told = SilentLog(), RecordingObserver()
+    runner = await following(path, log, told, delay_s=0.01, poll_max_s=0.01)
+    async with asyncio.timeout(AT_ONCE_S):
+        await log.asked.wait()
+        await runner.stop()
+
+
+class QuietLog(MemoryLog):
+    """Of whose appends this process learns when it asks."""
+
+    _seen = Head(0, bytes(32))
+
+    def head(self) -> Head:
+        return self._seen
+
+    async def latest(self) -> Head:
+        self._seen = super().head()
+        return self._seen
+
+
+class SilentLog(MemoryLog):
+    """Does not answer when it is asked for its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def latest(self) -> Head:
+        self.asked.set()
+        await asyncio.sleep(60)
+        raise AssertionError("not reached")
 
 
 async def test_a_stop_does_not_wait_for_events_to_gather(path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from chatbot.cli.remedies import with_remedy
 from events.catalogue import SessionAccessed
 from events.factory import open_log
-from events.log import EventLog
+from events.log import EventLog, NotifyingLog
 from events.record import Head, Metadata
 from projections.errors import LogReplaced, ProjectionLag, ProjectionsInUse, ProjectionsUnavailable, ProjectionsUnusable
 from projections.factory import create_runner
@@ -355,7 +356,7 @@ async def served(
     place: Path | str, path: Path, told: RecordingObserver, batch_max: int = 2_000
 ) -> AsyncIterator[tuple[ProjectionRunner, EventLog]]:
     """A runner that has been level, so that clients are served, and whose log another process can open."""
-    log = await open_log(place)
+    log = cast(NotifyingLog, await open_log(place))
     runner = create_runner(path, log, told, RunnerOptions(batch_max=batch_max, file_check_s=0.0, log_location=place))
     await runner.start()
     try:

@@ -237,7 +237,7 @@ async def test_changes_of_lists_are_told_only_to_those_with_readers_of_lists(
     path: Path, log: MemoryLog, descriptor: int
 ) -> None:
     link = Link()
-    async with kept(path, log, descriptor, link), read(path, log, descriptor, link) as follower:
+    async with kept(path, log, descriptor, link) as runner, read(path, log, descriptor, link) as follower:
         told: list[tuple[frozenset[str] | None, int]] = []
         follower.on_changed(lambda owners, position: told.append((owners, position)))
         await follower.wait_for(log.head().position)
@@ -247,6 +247,7 @@ async def test_changes_of_lists_are_told_only_to_those_with_readers_of_lists(
         assert told == []
         follower.set_list_readers(has_readers=True)
         await until(lambda: told == [(None, log.head().position)])
+        assert runner._has_list_readers
         log.record("a", SessionAccessed())
         await until(lambda: told[1:] == [(frozenset({"alice"}), log.head().position)])
         follower.set_list_readers(has_readers=False)
@@ -254,6 +255,18 @@ async def test_changes_of_lists_are_told_only_to_those_with_readers_of_lists(
         await follower.wait_for(log.head().position)
         await asyncio.sleep(0.02)
         assert len(told) == 2
+        assert not runner._has_list_readers
+
+
+async def test_a_process_with_readers_of_lists_that_has_ended_has_none(
+    path: Path, log: MemoryLog, descriptor: int
+) -> None:
+    link = Link()
+    async with kept(path, log, descriptor, link) as runner, read(path, log, descriptor, link) as follower:
+        follower.set_list_readers(has_readers=True)
+        await until(lambda: runner._has_list_readers)
+        link.connect(None)
+        assert not runner._has_list_readers
 
 
 async def test_readers_of_lists_are_announced_until_that_succeeds(

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
@@ -30,6 +30,7 @@ class MemoryLog:
         self.fails_with: Exception | None = None
         self._digests = [hashlib.sha256(seed).digest()]
         self._moved = asyncio.Event()
+        self._head_listeners: dict[Callable[[], None], int] = {}
         self.media: MediaStore = NoMedia()
         self.held: set[str] = set()
         self.listeners = AppendListeners()
@@ -56,6 +57,9 @@ class MemoryLog:
         self._digests.append(hashlib.sha256(self._digests[-1] + row).digest())
         self._moved.set()
         self._moved = asyncio.Event()
+        for listener, watched in self._head_listeners.items():
+            if position > watched:
+                listener()
         if stream_id in self.held or is_broadcast(stream_id, kind):
             self.listeners.on_appended([EventHeader(position, stream_id, version, kind)])
         return recorded
@@ -167,6 +171,12 @@ class MemoryLog:
         while len(self.events) <= position:
             await self._moved.wait()
         return self.head()
+
+    def watch_head(self, position: int, listener: Callable[[], None]) -> None:
+        self._head_listeners[listener] = position
+
+    def unwatch_head(self, listener: Callable[[], None]) -> None:
+        self._head_listeners.pop(listener, None)
 
     def hold(self, stream_id: str) -> None:
         self.held.add(stream_id)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from events.log import EventLog
+from events.log import NotifyingLog
 from projections.factory import create_runner
 from projections.runner import ProjectionRunner, RunnerOptions
 
@@ -41,7 +41,9 @@ class RecordingObserver:
 
 
 @asynccontextmanager
-async def running(path: Path, log: EventLog, told: RecordingObserver | None = None) -> AsyncIterator[ProjectionRunner]:
+async def running(
+    path: Path, log: NotifyingLog, told: RecordingObserver | None = None
+) -> AsyncIterator[ProjectionRunner]:
     """A runner that has started, and is stopped at the end."""
     runner = create_runner(path, log, told, OPTIONS)
     await runner.start()
@@ -51,7 +53,7 @@ async def running(path: Path, log: EventLog, told: RecordingObserver | None = No
         await runner.stop()
 
 
-async def follow(path: Path, log: EventLog) -> RecordingObserver:
+async def follow(path: Path, log: NotifyingLog) -> RecordingObserver:
     """Let a runner fold everything and stop; what it said."""
     told = RecordingObserver()
     async with running(path, log, told) as runner:

@@ -47,3 +47,11 @@ async def test_nobody_who_has_left_is_kept() -> None:
         waiter.cancel()
     await asyncio.wait(waiters)
     assert not live._waiters
+
+
+async def test_a_listener_is_called_at_commits_beyond_its_position() -> None:
+    live, called = HeadNotifier(Head(0, GENESIS)), list[int]()
+    live.listeners[lambda: called.append(live.current.position)] = 2
+    for position in (1, 2, 4, 5):
+        live.advance(Head(position, bytes(32)))
+    assert called == [4, 5]
