@@ -37,6 +37,17 @@ async def test_every_event_type_is_read_as_it_was_appended(log: EventLog, stores
     assert await log.read_at([event.position for event in recorded]) == {event.position: event for event in recorded}
 
 
+async def test_control_characters_and_quotes_are_kept_wherever_they_are(log: EventLog) -> None:
+    odd = "".join(map(chr, range(1, 32))) + "\x7f\x85\u2028{},'\"\\n"
+    asked = Metadata(actor=odd, request_id=odd)
+    appends = [log.append(odd, version, [posted(odd), posted(f"{odd}{version}")], asked) for version in (0, 2)]
+    recorded = [event for events in await asyncio.gather(*appends) for event in events]
+    assert await log.read(odd, limit=ALL) == recorded
+    assert texts(recorded) == [odd, f"{odd}0", odd, f"{odd}2"]
+    assert {event.metadata for event in recorded} == {asked}
+    assert (await verify(log))[1] is None
+
+
 async def test_positions_are_gapless_in_commit_order_over_all_streams(log: EventLog) -> None:
     first = await log.append("a", 0, [posted("1"), posted("2")], ASKED)
     second = await log.append("b", 0, [posted("3")], Metadata(cause="expiry"))

@@ -10,112 +10,117 @@ for a client. Commits are serialised, so positions are gapless and become visibl
 """
 
 APPEND_LOCK = 0x43484C  # "CHL", beside the table's number: every log of a database has its own
-NAME = "events_append_5"  # another procedure is another name: nodes of two versions serve side by side
+NAME = "events_append_6"  # another procedure is another name: nodes of two versions serve side by side
 OLD_NAME = "events_append_1"  # of 0.4: it names the schema that it was created in
 WRONG_LOG = "CHL01"  # SQLSTATE: this is not the log that the caller knows
 
-# `sender` is the calling process, `e_told` says which events all processes are told of (none, if it is empty).
+# `sender` is the calling process; `erases` and `tells` say whether an append erases, and whether all processes are told
+# of an event. Numbers come in rows: of an append (a) the place of its stream, the expected version, how many events it
+# has, the place of the first, when they were recorded, whether it erases, and the stream and version that it depends on
+# (0: none); of an event (e) the place of its append, version, schema version, and whether all processes are told of it;
+# of a reference to a file (m) the place of the append, and of the event in that. Salts are hexadecimal; commitments and
+# the digests of files, 32 bytes each, are laid end to end.
 _PROCEDURE = """
 CREATE OR REPLACE PROCEDURE {schema}.{name}(
-    known bigint, known_digest bytea, known_table oid, sender uuid,
-    streams text[], a_stream integer[], a_expected bigint[], a_count bigint[], a_erases boolean[],
-    a_depends integer[], a_unchanged bigint[],
-    e_append integer[], e_stream text[], e_version bigint[], e_type text[], e_schema bigint[], e_at bigint[],
-    e_metadata text[], e_data text[], e_salt bytea[], e_commitment bytea[], e_told boolean[],
-    m_append integer[], m_index integer[], m_sha256 bytea[], m_owner text[],
+    known bigint, known_digest bytea, known_table oid, sender uuid, erases boolean, tells boolean,
+    streams text[], a_numbers bigint[], a_metadata text[],
+    e_numbers bigint[], e_type text[], e_data text[], e_salt text[], e_commitments bytea,
+    m_numbers bigint[], m_digests bytea, m_owner text[],
     INOUT placed bigint[], INOUT last bigint, INOUT proof bytea, INOUT missing bytea[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    self oid := 'events'::regclass;
-    locked text := pg_advisory_xact_lock({lock}, self::integer);
+    locked text := pg_advisory_xact_lock({lock}, 'events'::regclass::integer);
     reached bigint[];
-    positions bigint[];
     digests bytea[];
     before bigint;
+    wanted bytea;
     file bigint;
     files bigint[];
     is_absent boolean[];
     is_known boolean;
     is_told boolean;
 BEGIN
-    SELECT head.position, head.digest,
-           CASE WHEN known = 0 THEN self = known_table
+    SELECT coalesce(head.position, 0), coalesce(head.position, 0), coalesce(head.digest, known_digest),
+           CASE WHEN known = 0 THEN 'events'::regclass = known_table
                 ELSE EXISTS (SELECT FROM events WHERE position = known AND digest = known_digest) END,
            array(SELECT coalesce((
                SELECT version FROM events WHERE stream_id = s.id ORDER BY version DESC LIMIT 1), 0)
                FROM unnest(streams) WITH ORDINALITY AS s (id, place) ORDER BY s.place),
-           cardinality(e_told) > 0 OR EXISTS (
+           tells OR EXISTS (
                SELECT FROM events_holders WHERE stream_id = ANY(streams || '*'::text) AND node <> sender)
-      INTO last, proof, is_known, reached, is_told
+      INTO last, before, proof, is_known, reached, is_told
       FROM (SELECT) AS one LEFT JOIN (
            SELECT position, digest FROM events ORDER BY position DESC LIMIT 1) AS head ON true;
     IF NOT is_known THEN
         RAISE EXCEPTION 'events: not the log that was opened' USING ERRCODE = '{wrong_log}';
     END IF;
-    IF last IS NULL THEN
-        last := 0;
-        proof := decode(repeat('00', 32), 'hex');
+    IF m_owner IS NOT NULL THEN
+        FOR m IN 1 .. cardinality(m_owner) LOOP
+            -- With the lock, a file that becomes unused at this moment is seen as such.
+            wanted := substr(m_digests, 32 * m - 31, 32);
+            SELECT id INTO file FROM media WHERE sha256 = wanted FOR KEY SHARE;
+            files[m] := file;
+            IF file IS NULL THEN
+                missing := missing || wanted;
+                is_absent[m_numbers[m][1]] := true;
+            END IF;
+        END LOOP;
     END IF;
-    before := last;
-    FOR m IN 1 .. cardinality(m_append) LOOP
-        -- With the lock, a file that becomes unused at this moment is seen as such.
-        SELECT id INTO file FROM media WHERE sha256 = m_sha256[m] FOR KEY SHARE;
-        files[m] := file;
-        IF file IS NULL THEN
-            missing := missing || m_sha256[m];
-            is_absent[m_append[m]] := true;
-        END IF;
-    END LOOP;
-    placed := array_fill(NULL::bigint, ARRAY[cardinality(a_stream)]);
-    FOR a IN 1 .. cardinality(a_stream) LOOP
-        IF reached[a_stream[a]] = a_expected[a] AND is_absent[a] IS NOT TRUE
-           AND (a_depends[a] IS NULL OR reached[a_depends[a]] = a_unchanged[a]) THEN
-            placed[a] := last + 1;
-            last := last + a_count[a];
-            reached[a_stream[a]] := a_expected[a] + a_count[a];
+    FOR a IN 1 .. cardinality(a_metadata) LOOP
+        IF reached[a_numbers[a][1]] = a_numbers[a][2] AND is_absent[a] IS NOT TRUE
+           AND (a_numbers[a][7] = 0 OR reached[a_numbers[a][7]] = a_numbers[a][8]) THEN
+            placed := placed || last + 1;
+            FOR e IN a_numbers[a][4] .. a_numbers[a][4] + a_numbers[a][3] - 1 LOOP
+                last := last + 1;
+                proof := sha256(
+                    proof || int8send(last) || int8send(e_numbers[e][2]) || int8send(e_numbers[e][3])
+                    || int8send(a_numbers[a][5])
+                    || int8send(octet_length(streams[a_numbers[a][1]]))
+                    || convert_to(streams[a_numbers[a][1]], 'UTF8')
+                    || int8send(octet_length(e_type[e])) || convert_to(e_type[e], 'UTF8')
+                    || int8send(octet_length(a_metadata[a])) || convert_to(a_metadata[a], 'UTF8')
+                    || substr(e_commitments, 32 * e - 31, 32));
+                digests[e] := proof;
+            END LOOP;
+            reached[a_numbers[a][1]] := a_numbers[a][2] + a_numbers[a][3];
+        ELSE
+            placed := placed || NULL::bigint;
         END IF;
     END LOOP;
     IF last > before THEN
-        positions := array_fill(NULL::bigint, ARRAY[cardinality(e_append)]);
-        digests := array_fill(NULL::bytea, ARRAY[cardinality(e_append)]);
-        FOR e IN 1 .. cardinality(e_append) LOOP
-            IF placed[e_append[e]] IS NOT NULL THEN
-                before := before + 1;
-                positions[e] := before;
-                proof := sha256(
-                    proof || int8send(before) || int8send(e_version[e]) || int8send(e_schema[e]) || int8send(e_at[e])
-                    || int8send(octet_length(e_stream[e])) || convert_to(e_stream[e], 'UTF8')
-                    || int8send(octet_length(e_type[e])) || convert_to(e_type[e], 'UTF8')
-                    || int8send(octet_length(e_metadata[e])) || convert_to(e_metadata[e], 'UTF8') || e_commitment[e]);
-                digests[e] := proof;
-            END IF;
-        END LOOP;
         INSERT INTO events
-        SELECT * FROM unnest(positions, e_stream, e_version, e_type, e_schema, e_at, e_metadata, e_data, e_salt,
-                             e_commitment, digests) AS e (position)
-         WHERE e.position IS NOT NULL;
-        FOR m IN 1 .. cardinality(m_append) LOOP
-            IF placed[m_append[m]] IS NOT NULL THEN
-                INSERT INTO media_references
-                VALUES (files[m], placed[m_append[m]] + m_index[m], streams[a_stream[m_append[m]]], NULL)
-                ON CONFLICT DO NOTHING;
-                DELETE FROM media_references WHERE media_id = files[m] AND position = 0 AND holder = m_owner[m];
-            END IF;
-        END LOOP;
-        FOR a IN 1 .. cardinality(a_stream) LOOP
-            IF a_erases[a] AND placed[a] IS NOT NULL THEN
-                UPDATE events AS e SET data = NULL, salt = NULL
-                 WHERE e.stream_id = streams[a_stream[a]] AND e.version < a_expected[a] + a_count[a]
-                   AND e.data IS NOT NULL;
-            END IF;
-        END LOOP;
+        SELECT placed[a] + e_numbers[e][2] - a_numbers[a][2] - 1, streams[a_numbers[a][1]], e_numbers[e][2], e_type[e],
+               e_numbers[e][3], a_numbers[a][5], a_metadata[a], e_data[e], decode(e_salt[e], 'hex'),
+               substr(e_commitments, 32 * e - 31, 32), digests[e]
+          FROM (SELECT n, e_numbers[n][1] FROM generate_series(1, cardinality(e_type)) AS n) AS added (e, a)
+         WHERE digests[e] IS NOT NULL;
+        IF m_owner IS NOT NULL THEN
+            FOR m IN 1 .. cardinality(m_owner) LOOP
+                IF placed[m_numbers[m][1]] IS NOT NULL THEN
+                    INSERT INTO media_references
+                    VALUES (files[m], placed[m_numbers[m][1]] + m_numbers[m][2],
+                            streams[a_numbers[m_numbers[m][1]][1]], NULL)
+                    ON CONFLICT DO NOTHING;
+                    DELETE FROM media_references
+                     WHERE media_id = files[m] AND position = 0 AND holder = m_owner[m];
+                END IF;
+            END LOOP;
+        END IF;
+        IF erases THEN
+            FOR a IN 1 .. cardinality(a_metadata) LOOP
+                IF a_numbers[a][6] = 1 AND placed[a] IS NOT NULL THEN
+                    UPDATE events AS e SET data = NULL, salt = NULL
+                     WHERE e.stream_id = streams[a_numbers[a][1]]
+                       AND e.version < a_numbers[a][2] + a_numbers[a][3] AND e.data IS NOT NULL;
+                END IF;
+            END LOOP;
+        END IF;
         IF is_told THEN
-            PERFORM events_notify_1(sender, last, array_agg(placed[e.append] + e.version - a_expected[e.append] - 1),
-                                  array_agg(e.stream), array_agg(e.version), array_agg(e.type),
-                                  array_agg(coalesce(e_told[e.place], false)))
-               FROM unnest(e_append, e_stream, e_version, e_type)
-                    WITH ORDINALITY AS e (append, stream, version, type, place)
-              WHERE placed[e.append] IS NOT NULL;
+            PERFORM events_notify_1(sender, last, array_agg(placed[a] + e_numbers[e][2] - a_numbers[a][2] - 1),
+                                  array_agg(streams[a_numbers[a][1]]), array_agg(e_numbers[e][2]),
+                                  array_agg(e_type[e]), array_agg(e_numbers[e][4] = 1))
+               FROM (SELECT n, e_numbers[n][1] FROM generate_series(1, cardinality(e_type)) AS n) AS added (e, a)
+              WHERE digests[e] IS NOT NULL;
         END IF;
     END IF;
     COMMIT;
@@ -131,7 +136,15 @@ UPDATE events SET data = NULL, salt = NULL
                         FROM events AS redaction WHERE redaction.stream_id = $1 AND redaction.version = $2))
 """
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
-CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 27))}, NULL, NULL, NULL, NULL)"
+
+# Rows of numbers, and texts that are one line each (JSON has no raw control characters), come as one text: of an array,
+# asyncpg looks closely at every element, which took as long as everything else that it does for an append.
+_NUMBERS, _LINES = "${}::text::bigint[]", "string_to_array(${}, E'\\n')"
+_PARAMETERS = (
+    *["${}"] * 7, _NUMBERS, _LINES, _NUMBERS, _LINES, _LINES, _LINES, "${}", _NUMBERS, "${}", "${}",
+)  # fmt: skip
+_VALUES = ", ".join(value.format(number) for number, value in enumerate(_PARAMETERS, 1))
+CALL = f"CALL {NAME}({_VALUES}, NULL, NULL, NULL, NULL)"
 
 
 def append_procedure(schema: str) -> str:

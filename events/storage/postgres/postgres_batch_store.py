@@ -277,28 +277,47 @@ async def _call(connection: asyncpg.Connection, batch: Sequence[PendingAppend], 
     return Placement(firsts, frozenset(missing or ()), Head(last, digest))
 
 
-def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
-    """The procedure's arguments: the streams, one array per property of an append, of an event, and of a reference to a
-    file.
-    """
+def _arguments(batch: Sequence[PendingAppend]) -> tuple[object, ...]:
+    """The procedure's arguments after those that identify the log, see append_procedure.CALL."""
     stream_numbers: dict[str, int] = {}
-    appends, events, told = [], [], []
-    media: tuple[list[int], list[int], list[bytes], list[str]] = ([], [], [], [])
+    appends: list[tuple[int, ...]] = []
+    events: list[tuple[int, ...]] = []
+    files: list[tuple[int, ...]] = []
+    types, texts, salts, commitments, digests, owners = [], [], [], [], [], []
     for number, append in enumerate(batch, 1):
-        stream_id, expected = append.stream_id, append.expected_version
+        stream_id, expected, unchanged = append.stream_id, append.expected_version, append.unchanged
         stream_number = stream_numbers.setdefault(stream_id, len(stream_numbers) + 1)
-        depends, unchanged = None, append.unchanged
+        depends, version = 0, 0
         if unchanged is not None:
             depends = stream_numbers.setdefault(unchanged.stream_id, len(stream_numbers) + 1)
-        version = None if unchanged is None else unchanged.version
-        appends.append((stream_number, expected, len(append.contents), append.erases, depends, version))
+            version = unchanged.version
+        own = stream_number, expected, len(append.contents), len(events) + 1, append.recorded_at_us, int(append.erases)
+        appends.append((*own, depends, version))
         for version, one in enumerate(append.contents, expected + 1):
-            kind = one.type
-            envelope = (number, stream_id, version, kind, one.schema_version, append.recorded_at_us)
-            events.append((*envelope, append.metadata_text, one.data, one.salt, one.commitment))
-            told.append(is_broadcast(stream_id, kind))
+            events.append((number, version, one.schema_version, int(is_broadcast(stream_id, one.type))))
+            types.append(one.type)
+            texts.append(one.data)
+            salts.append(one.salt.hex())
+            commitments.append(one.commitment)
         for index, sha256 in append.media:
-            for column, value in zip(media, (number, index, sha256, append.metadata.actor or ""), strict=True):
-                column.append(value)  # type: ignore[attr-defined]  # each of its column's type
-    columns = *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True))
-    return list(stream_numbers), *columns, told if any(told) else [], *media
+            files.append((number, index))
+            digests.append(sha256)
+            owners.append(append.metadata.actor or "")
+    return (
+        any(append.erases for append in batch),
+        any(told for *_, told in events),
+        list(stream_numbers),
+        _rows(appends),
+        "\n".join([append.metadata_text for append in batch]),
+        _rows(events),
+        "\n".join(types),
+        "\n".join(texts),
+        "\n".join(salts),
+        b"".join(commitments),
+        *((_rows(files), b"".join(digests), owners) if files else (None, None, None)),
+    )
+
+
+def _rows(rows: list[tuple[int, ...]]) -> str:
+    """As PostgreSQL writes an array of arrays."""
+    return "{" + str(rows)[1:-1].replace("(", "{").replace(")", "}") + "}"
