@@ -2,11 +2,15 @@
 
 Nothing is written if the fence finds another checkpoint or other tables than the writer knows: every part joins it. The
 parts see the tables as they were before the statement, so no two of them may change one row.
+
+The rows of a part are one parameter, as JSON. With an array for each column, asyncpg would look closely at every
+element, and the server would set up a scan for each.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 
+import msgspec
 from msgspec import Struct
 
 from events.catalogue import UsageTotal
@@ -17,31 +21,34 @@ from projections.sql.row_changes import ADDED, Row, insert_rows, session_row, up
 
 
 class Part(Struct, frozen=True):
-    """A part of the statement. {0}, {1} and so on in `text` are its parameters, {p} the prefix of the tables' names."""
+    """A part of the statement, which has rows. In `text` {rows} is their table, with these `columns` (a name and a type
+    each), and {p} the prefix of the tables' names.
+    """
 
     name: str
     text: str
+    columns: str
 
 
 Notification = tuple[str, str]  # a channel, and what to say there
 
-_FENCE = Part("fence", """
-UPDATE {p}meta SET position = {0}, digest = {1}, log_identity = {2}, is_stale = is_stale OR {3}
-WHERE position = {4} AND digest = {5} AND label_key = {6} RETURNING position
-""")  # fmt: skip
+_FENCE = """
+UPDATE {p}meta SET position = $1, digest = $2, log_identity = $3, is_stale = is_stale OR $4
+WHERE position = $5 AND digest = $6 AND label_key = $7 RETURNING position
+"""
 
 _SESSIONS = Part("sessions", """
 INSERT INTO {p}sessions AS s
     (no, session_id, owner, status, kind, pinned, accessed_at_us, expires_at_us, is_open, changed_at, recorded_bytes,
      state, is_erasing)
-SELECT n.* FROM fence CROSS JOIN unnest({0}::bigint[], {1}::text[], {2}::text[], {3}::text[], {4}::text[],
-    {5}::integer[], {6}::bigint[], {7}::bigint[], {8}::integer[], {9}::bigint[], {10}::bigint[], {11}::text[],
-    {12}::integer[]) AS n
+SELECT n.* FROM fence CROSS JOIN {rows} AS n
 ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status, kind = excluded.kind,
     pinned = excluded.pinned, accessed_at_us = excluded.accessed_at_us, expires_at_us = excluded.expires_at_us,
     is_open = excluded.is_open, changed_at = excluded.changed_at, recorded_bytes = excluded.recorded_bytes,
     is_erasing = excluded.is_erasing, state = excluded.state
-""")  # fmt: skip
+""", "no bigint, session_id text, owner text, status text, kind text, pinned integer, accessed_at_us bigint,"
+    " expires_at_us bigint, is_open integer, changed_at bigint, recorded_bytes bigint, state text,"
+    " is_erasing integer")  # fmt: skip
 
 # `steps` below `base_id`, a message of an earlier batch; below none, the depth itself.
 _MESSAGES = Part("messages", """
@@ -52,57 +59,57 @@ SELECT n.no, n.session_no, n.message_id, n.parent_id,
                             WHERE b.session_no = n.session_no AND b.message_id = n.base_id), 0),
        n.role, n.status, n.position, n.version, n.created_at_us, n.model, n.prompt_tokens, n.completion_tokens, n.day,
        n.reasoning_tokens, n.cached_tokens, n.calls
-FROM fence CROSS JOIN unnest({0}::bigint[], {1}::bigint[], {2}::text[], {3}::text[], {4}::text[], {5}::integer[],
-    {6}::text[], {7}::text[], {8}::bigint[], {9}::bigint[], {10}::bigint[], {11}::text[], {12}::bigint[],
-    {13}::bigint[], {14}::text[], {15}::bigint[], {16}::bigint[], {17}::text[])
-    AS n (no, session_no, message_id, parent_id, base_id, steps, role, status, position, version, created_at_us, model,
-          prompt_tokens, completion_tokens, day, reasoning_tokens, cached_tokens, calls)
+FROM fence CROSS JOIN {rows} AS n
 ON CONFLICT DO NOTHING
-""")  # fmt: skip
+""", "no bigint, session_no bigint, message_id text, parent_id text, base_id text, steps integer, role text,"
+    " status text, position bigint, version bigint, created_at_us bigint, model text, prompt_tokens bigint,"
+    " completion_tokens bigint, day text, reasoning_tokens bigint, cached_tokens bigint, calls text")  # fmt: skip
 
 _UPDATES = Part("updates", """
 UPDATE {p}messages AS m SET status = n.status, position = n.position, version = n.version,
     created_at_us = coalesce(n.created_at_us, m.created_at_us), model = coalesce(n.model, m.model),
     prompt_tokens = n.prompt_tokens, completion_tokens = n.completion_tokens, day = n.day,
     reasoning_tokens = n.reasoning_tokens, cached_tokens = n.cached_tokens, calls = n.calls
-FROM fence CROSS JOIN unnest({0}::text[], {1}::bigint[], {2}::bigint[], {3}::bigint[], {4}::text[], {5}::bigint[],
-    {6}::bigint[], {7}::text[], {8}::bigint[], {9}::bigint[], {10}::text[], {11}::bigint[], {12}::text[])
-    AS n (status, position, version, created_at_us, model, prompt_tokens, completion_tokens, day, reasoning_tokens,
-          cached_tokens, calls, session_no, message_id)
+FROM fence CROSS JOIN {rows} AS n
 WHERE m.session_no = n.session_no AND m.message_id = n.message_id
-""")  # fmt: skip
+""", "status text, position bigint, version bigint, created_at_us bigint, model text, prompt_tokens bigint,"
+    " completion_tokens bigint, day text, reasoning_tokens bigint, cached_tokens bigint, calls text, session_no bigint,"
+    " message_id text")  # fmt: skip
 
 _COUNTS = Part("counted", """
 INSERT INTO {p}counts AS c (status, n)
-SELECT n.status, n.n FROM fence CROSS JOIN unnest({0}::text[], {1}::bigint[]) AS n (status, n)
+SELECT n.status, n.n FROM fence CROSS JOIN {rows} AS n
 ON CONFLICT (status) DO UPDATE SET n = c.n + excluded.n
-""")  # fmt: skip
+""", "status text, n bigint")  # fmt: skip
 
 _LABELS = Part("labelled", """
-INSERT INTO {p}labels (label, no) SELECT n.* FROM fence CROSS JOIN unnest({0}::bigint[], {1}::bigint[]) AS n
+INSERT INTO {p}labels (label, no) SELECT n.* FROM fence CROSS JOIN {rows} AS n
 ON CONFLICT DO NOTHING
-""")  # fmt: skip
+""", "label bigint, no bigint")  # fmt: skip
 
 _KEYS = Part("keyed", """
 INSERT INTO {p}keys (session_no, label, position)
-SELECT n.* FROM fence CROSS JOIN unnest({0}::bigint[], {1}::bigint[], {2}::bigint[]) AS n ON CONFLICT DO NOTHING
-""")  # fmt: skip
+SELECT n.* FROM fence CROSS JOIN {rows} AS n ON CONFLICT DO NOTHING
+""", "session_no bigint, label bigint, position bigint")  # fmt: skip
 
 _USAGE_COLUMNS = "day, model, replies, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens"
-_USAGE_ARRAYS = "{1}::text[], {2}::text[], {3}::bigint[], {4}::bigint[], {5}::bigint[], {6}::bigint[], {7}::bigint[]"
+_USED = f"day text, model text, {', '.join(f'{name} bigint' for name in _USAGE_COLUMNS.split(', ')[2:])}"
 _USAGE = Part("used", f"""
 INSERT INTO {{p}}usage AS u (owner, {_USAGE_COLUMNS})
-SELECT n.* FROM fence CROSS JOIN unnest({{0}}::text[], {_USAGE_ARRAYS}) AS n
+SELECT n.* FROM fence CROSS JOIN {{rows}} AS n
 ON CONFLICT (day, owner, model) DO UPDATE SET {ADDED}
-""")  # noqa: S608  constants  # fmt: skip
+""", f"owner text, {_USED}")  # noqa: S608  constants  # fmt: skip
 
 _ERASED_USAGE = Part("erased", f"""
 INSERT INTO {{p}}erased_usage AS u (session_no, {_USAGE_COLUMNS})
-SELECT n.* FROM fence CROSS JOIN unnest({{0}}::bigint[], {_USAGE_ARRAYS}) AS n
+SELECT n.* FROM fence CROSS JOIN {{rows}} AS n
 ON CONFLICT (session_no, day, model) DO UPDATE SET {ADDED}
-""")  # noqa: S608  constants  # fmt: skip
+""", f"session_no bigint, {_USED}")  # noqa: S608  constants  # fmt: skip
 
-_NOTIFIED = "SELECT string_agg(pg_notify(n.channel, n.said)::text, '') FROM unnest({0}::text[], {1}::text[]) AS n (channel, said)"  # noqa: E501
+_NOTIFIED = "SELECT string_agg(pg_notify(n.channel, n.said)::text, '') FROM {rows} AS n"
+_NOTIFICATION = "channel text, said text"
+
+_encode = msgspec.json.Encoder().encode
 
 
 class BatchStatement:
@@ -118,55 +125,55 @@ class BatchStatement:
         label_key: bytes,
         notifications: Sequence[Notification] = (),
     ) -> None:
-        self._parts: list[tuple[Part, int]] = []
-        self.values: list[object] = []
         present, following = checkpoints
         erases = any(one.erased and one.before is not None for one in changes.sessions)
-        moved = (following.position, following.digest, following.identity, erases)
-        self._add(_FENCE, [*moved, present.position, present.digest, label_key])
+        self._names: list[str] = []
+        self.values: list[object] = [following.position, following.digest, following.identity, erases]
+        self.values += [present.position, present.digest, label_key]
         sessions = changes.sessions
-        self._add_rows(
-            _SESSIONS, [(*session_row(one.session), int(one.session.erasure is not None)) for one in sessions]
-        )
-        self._add_rows(_COUNTS, list(changes.counts.items()))
-        self._add_rows(_LABELS, [(label, one.session.no) for one in sessions for label in one.labels or ()])
-        self._add_rows(_MESSAGES, [row for one in sessions if one.inserts for row in _message_rows(one)])
-        self._add_rows(_UPDATES, [row for one in sessions if one.updates for row in update_rows(one)])
-        self._add_rows(_KEYS, [(one.session.no, *key) for one in sessions for key in one.keys])
-        self._add_rows(_USAGE, [(owner, *usage_row(used)) for owner, used in changes.usage])
-        self._add_rows(_ERASED_USAGE, [_erased_row(one, used) for one in sessions for used in one.erased_usage])
-        names = tuple(part.name for part, _ in self._parts)
+        self._add(_SESSIONS, [(*session_row(one.session), int(one.session.erasure is not None)) for one in sessions])
+        self._add(_COUNTS, list(changes.counts.items()))
+        self._add(_LABELS, [(label, one.session.no) for one in sessions for label in one.labels or ()])
+        self._add(_MESSAGES, [row for one in sessions if one.inserts for row in _message_rows(one)])
+        self._add(_UPDATES, [row for one in sessions if one.updates for row in update_rows(one)])
+        self._add(_KEYS, [(one.session.no, *key) for one in sessions for key in one.keys])
+        self._add(_USAGE, [(owner, *usage_row(used)) for owner, used in changes.usage])
+        self._add(_ERASED_USAGE, [_erased_row(one, used) for one in sessions for used in one.erased_usage])
         if notifications:
-            self.values.extend(map(list, zip(*notifications, strict=True)))
-        self.query = _compose(prefix, names, has_notifications=bool(notifications))
+            self.values.append(list(notifications))
+        self.query = _compose(prefix, tuple(self._names), has_notifications=bool(notifications))
 
-    def _add(self, part: Part, values: Sequence[object]) -> None:
-        self._parts.append((part, len(values)))
-        self.values.extend(values)
+    @property
+    def parameters(self) -> list[object]:
+        """The values as `query` takes them."""
+        return [_encode(value).decode() if isinstance(value, list) else value for value in self.values]
 
-    def _add_rows(self, part: Part, rows: Sequence[Row]) -> None:
+    def _add(self, part: Part, rows: Sequence[Row]) -> None:
         if rows:
-            self._add(part, list(map(list, zip(*rows, strict=True))))
+            self._names.append(part.name)
+            self.values.append(rows)
 
 
-_PARTS = {
-    part.name: part for part in (_FENCE, _SESSIONS, _COUNTS, _LABELS, _MESSAGES, _UPDATES, _KEYS, _USAGE, _ERASED_USAGE)
-}
-_VALUES = {
-    "fence": 7, "sessions": 13, "counted": 2, "labelled": 2, "messages": 18, "updates": 13, "keyed": 3, "used": 8,
-    "erased": 8,
-}  # fmt: skip
+_PARTS = {part.name: part for part in (_SESSIONS, _COUNTS, _LABELS, _MESSAGES, _UPDATES, _KEYS, _USAGE, _ERASED_USAGE)}
+_FENCE_VALUES = 7
 
 
 @lru_cache(maxsize=512)  # all combinations of parts that occur
 def _compose(prefix: str, names: tuple[str, ...], *, has_notifications: bool) -> str:
-    count, parts = 0, []
-    for name in names:
-        numbers = [f"${count + index}" for index in range(1, _VALUES[name] + 1)]
-        count += len(numbers)
-        parts.append(f"{name} AS ({_PARTS[name].text.format(*numbers, p=prefix)})")
-    said = f", ({_NOTIFIED.format(f'${count + 1}', f'${count + 2}')})" if has_notifications else ""
-    return f"WITH {', '.join(parts)} SELECT position{said} FROM fence"  # noqa: S608  constants
+    parts = [f"fence AS ({_FENCE.format(p=prefix)})"]
+    for number, name in enumerate(names, _FENCE_VALUES + 1):
+        part = _PARTS[name]
+        parts.append(f"{name} AS ({part.text.format(rows=_rows(part.columns, number), p=prefix)})")
+    said = _NOTIFIED.format(rows=_rows(_NOTIFICATION, _FENCE_VALUES + len(names) + 1))
+    notified = f", ({said})" if has_notifications else ""
+    return f"WITH {', '.join(parts)} SELECT position{notified} FROM fence"  # noqa: S608  constants
+
+
+def _rows(columns: str, number: int) -> str:
+    """The rows in the parameter with this number, as a table."""
+    names_and_types = [column.split() for column in columns.split(",")]
+    cells = [f"(v ->> {index})::{kind} AS {name}" for index, (name, kind) in enumerate(names_and_types)]
+    return f"(SELECT {', '.join(cells)} FROM jsonb_array_elements(${number}::jsonb) AS r (v))"  # noqa: S608  constants
 
 
 def _message_rows(changes: SessionChanges) -> list[Row]:

@@ -6,9 +6,9 @@ NUL, REPLACEMENT = "\0", "\ufffd"
 
 
 def storable(value: Any) -> Any:
-    """A parameter of a statement, a text or a list of texts, with each NUL replaced; any other value as it is."""
+    """A parameter of a statement, a text or rows of them, with each NUL replaced; any other value as it is."""
     if isinstance(value, str):
         return value.replace(NUL, REPLACEMENT) if NUL in value else value
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [storable(one) for one in value]
     return value

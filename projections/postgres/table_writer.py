@@ -32,7 +32,7 @@ DELETE FROM {p}labels AS l USING unnest($1::bigint[]) AS n (no)
 _MOVE_TEXT = "UPDATE {p}messages SET position = $1 WHERE session_no = $2 AND message_id = $3"
 _SET_CALLS = "UPDATE {p}messages SET calls = $1 WHERE session_no = $2 AND message_id = $3 AND calls IS NOT NULL"
 
-_NO_CHARACTER = "22021"
+_NO_CHARACTER = ("22021", "22P05")  # in a text, in JSON
 
 Query = tuple[str, Sequence[Any]]  # and its parameters
 
@@ -96,7 +96,7 @@ class TableWriter:
         try:
             await _write(connection, before, statement, after)
         except FAILURES as error:
-            if getattr(error, "sqlstate", None) != _NO_CHARACTER:
+            if getattr(error, "sqlstate", None) not in _NO_CHARACTER:
                 raise
             # A text has a NUL: so rarely that no batch is searched for one beforehand.
             statement.values = [storable(value) for value in statement.values]
@@ -179,7 +179,7 @@ def _storable(queries: Sequence[Query]) -> list[Query]:
 
 
 async def _run(connection: Statements, statement: BatchStatement) -> None:
-    if not await connection.fetch(statement.query, *statement.values):
+    if not await connection.fetch(statement.query, *statement.parameters):
         raise FenceError
 
 
