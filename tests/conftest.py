@@ -16,6 +16,7 @@ from tests.support.nightly import scaled
 from tests.support.programs.postgres_server import PostgresServer, postgres_server
 from tests.support.service import Running, serving
 from tests.support.slow_tests import is_slow
+from tests.support.time_limits import pytest_runtest_call, pytest_runtest_teardown  # noqa: F401  hooks
 
 ORDER_SEED = 1  # of the random order of tests: the same in each run, so that a run which passed passes again
 

@@ -74,15 +74,17 @@ async def test_a_service_whose_disk_does_not_answer_is_not_ready_until_it_does(
     assert "chatbot_append_pending_seconds 0.0" in (await service.client.get("/metrics")).text
     monkeypatch.setattr(log.write_side.store, "write", write_late)
     creation = asyncio.create_task(service.client.post("/api/sessions"))
-    await asyncio.sleep(0.3)
-    assert await readiness(service.client) == (503, "unwritable")
-    (line,) = [
-        line
-        for line in (await service.client.get("/metrics")).text.splitlines()
-        if line.startswith("chatbot_append_pending_seconds ")
-    ]
-    assert float(line.split()[1]) > 0.3
-    answers.set()
+    try:
+        await asyncio.sleep(0.3)
+        assert await readiness(service.client) == (503, "unwritable")
+        (line,) = [
+            line
+            for line in (await service.client.get("/metrics")).text.splitlines()
+            if line.startswith("chatbot_append_pending_seconds ")
+        ]
+        assert float(line.split()[1]) > 0.3
+    finally:
+        answers.set()  # the service cannot end before
     assert (await creation).status_code == 201
     await until_ready(service.client)
     assert "chatbot_append_pending_seconds 0.0" in (await service.client.get("/metrics")).text
@@ -152,10 +154,10 @@ async def test_a_worker_whose_writer_does_not_answer_is_not_ready(
     of_writer = await service.start()
     observer = LogMetrics(Metrics("1"), structlog.get_logger("test"))
     log = await service.connect(observe=observer)
+    answers = asyncio.Event()
     try:
         write_probe = WriteProbe(log, observer)
         assert await write_probe.is_writable()
-        answers = asyncio.Event()
         assert of_writer.write_side is not None
         stuck = of_writer.write_side.writer.run(answers.wait)
         append = asyncio.create_task(log.append("a", 0, [posted("x")], ASKED))
@@ -169,6 +171,7 @@ async def test_a_worker_whose_writer_does_not_answer_is_not_ready(
             while not await write_probe.is_writable():
                 await asyncio.sleep(0.05)
     finally:
+        answers.set()  # the writer cannot end before
         await service.close()
 
 
