@@ -22,7 +22,7 @@ from events.storage.sqlite.sqlite_schema import read_versions
 from events.subscriptions import is_broadcast
 
 KNOWN_VERSIONS_MAX = 20_000  # streams whose versions are known without a query, those that were appended to last
-STATUS_CHECK_S = 0.5  # between looks at the state of the log, while nothing is answered
+RETRY_S = 0.5  # after the log could not be read
 RANGE_PAGE = 1_000  # events that are read at once, to be reported
 CLIENTS_MAX = 1_024  # connections: processes on one machine
 ACCEPT_RETRY_S = 0.5  # after no connection could be accepted, as descriptors are exhausted
@@ -67,7 +67,6 @@ class AppendServer:
         self._loop = asyncio.get_running_loop()
         self._joining: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
-        self._watching: asyncio.Task[None] | None = None  # once started
 
     async def start(self) -> None:
         """Publish the head and accept connections from now on, also those that wait already."""
@@ -77,18 +76,15 @@ class AppendServer:
         self._state = self._read_state()
         self._status = _shown(*self._state)
         self.writer.on_committed = self._on_committed
+        self.writer.on_maintained = self.report  # also while nothing is answered
         self._listener.setblocking(False)
         self._loop.add_reader(self._listener, self._accept)
-        self._watching = self._loop.create_task(self._watch_status(), name="log-server-status")
 
     async def close(self) -> None:
         """Answer what was received, then close the connections. What is sent from now on the clients send again to the
         next writer. The log is to be closed after that.
         """
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-            self._loop.remove_reader(self._listener)
+        self._loop.remove_reader(self._listener)
         if self._retry is not None:
             self._retry.cancel()
         self._listener.close()
@@ -101,7 +97,7 @@ class AppendServer:
         await asyncio.gather(*(client.drain() for client in self._connections))
         for client in list(self._connections):
             client.hang_up()
-        self.writer.on_committed = None
+        self.writer.on_committed = self.writer.on_maintained = None
 
     def welcome(self, protocol: int) -> Welcome:
         """As Service.welcome."""
@@ -171,7 +167,7 @@ class AppendServer:
                 pass
             except Exception as error:  # noqa: BLE001  reported
                 self._observe.failed(error)
-            await asyncio.sleep(STATUS_CHECK_S)
+            await asyncio.sleep(RETRY_S)
         client.send(Kind.HELD, [(stream_id, versions.get(stream_id, 0)) for stream_id in streams])
 
     def _on_committed(self, batch: Sequence[QueuedAppend], outcomes: Sequence[Outcome]) -> None:
@@ -209,7 +205,7 @@ class AppendServer:
             try:
                 headers = await self._log.run_query(partial(_read_headers, after, min(last - after, RANGE_PAGE)))
             except LogUnavailable:
-                await asyncio.sleep(STATUS_CHECK_S)
+                await asyncio.sleep(RETRY_S)
                 continue
             except Exception as error:  # noqa: BLE001  reported
                 self._observe.failed(error)
@@ -256,11 +252,6 @@ class AppendServer:
         except OSError as error:
             self._connections.discard(client)
             self._observe.failed(error)
-
-    async def _watch_status(self) -> None:
-        while True:
-            await asyncio.sleep(STATUS_CHECK_S)
-            self.report()
 
 
 # SqliteLog.damage, the damage that is final, whether no file holds erased content, SqliteLog.failure.

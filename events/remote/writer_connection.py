@@ -6,7 +6,6 @@ whether it is recorded. If no writer answers for `busy_timeout_s`, callers get a
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from itertools import count
 
 import msgspec
@@ -43,7 +42,7 @@ from events.subscriptions import AppendListeners
 RETRY_S = (0.01, 0.5)  # between attempts to connect: the first pause and the longest
 EXPIRY_CHECK_S = 0.1  # between looks, without a connection, for callers that have waited too long
 ANSWER_TIMEOUT_S = 30.0  # a writer that has said nothing for so long, while an append waits, is taken for dead
-ANSWER_CHECK_S = 1.0  # between looks for that: a process that does nothing else should cost next to nothing
+ANSWER_CHECK_S = 1.0  # between looks for that, while an append waits
 REQUESTS_MAX = 1_000  # that may wait for their answers
 NOTHING_RECORDED = "nothing was recorded"
 UNKNOWN = "whether this was recorded is unknown: read the stream again"
@@ -88,11 +87,10 @@ class WriterConnection:
         self._to_hold: dict[str, bool] = {}  # stream -> whether it is held or released, to be sent
         self._is_flush_due = False
         self._is_closing = False
-        self._is_lost = asyncio.Event()  # there was a connection, and there is none now
         self._closed: str | None = None
         self._drained = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._check: asyncio.Task[None] | None = None
+        self._check: asyncio.TimerHandle | None = None  # while an append waits, or there is no connection
 
     @property
     def is_connected(self) -> bool:
@@ -108,7 +106,7 @@ class WriterConnection:
         connected = asyncio.Event()
         self.on_connected.append(connected.set)
         self._task = self._loop.create_task(self._stay_connected(), name="log-connection")
-        self._check = self._loop.create_task(self._check_waiting(), name="log-connection-check")
+        self._check_after(EXPIRY_CHECK_S)
         try:
             async with asyncio.timeout(self._options.busy_timeout_s):
                 await connected.wait()
@@ -133,6 +131,8 @@ class WriterConnection:
         self._appends[self._next] = WaitingAppend(append, future, self._loop.time())
         self._append_bytes += append.size
         self._next += 1
+        if self._check is None:
+            self._check_after(ANSWER_CHECK_S)
         if not self._is_flush_due:
             self._flush_soon()
         return future
@@ -185,11 +185,10 @@ class WriterConnection:
             self._drained.clear()
             await self._drained.wait()
         self._closed = "the log is closed"
-        tasks = [task for task in (self._task, self._check) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._check_after(0.0)
         for request in self._requests.values():
             fail(request.future, LogUnavailable(self._closed))
         if self._transport is not None:
@@ -222,7 +221,6 @@ class WriterConnection:
             return False
         self.file = welcome.file
         self._transport = transport
-        self._is_lost.clear()
         self._has_answered = False
         self._renumber()
         self._unsent_requests = list(self._requests)
@@ -237,7 +235,7 @@ class WriterConnection:
         if self._transport is None:
             return
         self._transport = None
-        self._is_lost.set()
+        self._check_after(EXPIRY_CHECK_S)
         self._lost_s = self._loop.time()
         self._reason = "the process that writes the log has ended"
         self._has_answered = self._has_answered or not self._appends
@@ -360,31 +358,33 @@ class WriterConnection:
         self._unsent = self._next
         yield appends_frame(first, batch, in_doubt=is_in_doubt)
 
-    async def _check_waiting(self) -> None:
-        while True:
-            if self._transport is None:
-                await asyncio.sleep(EXPIRY_CHECK_S)
-                self._expire_if_disconnected()
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ANSWER_CHECK_S):
-                    await self._is_lost.wait()
+    def _check_after(self, seconds: float) -> None:
+        """Once closed, only cancel the check."""
+        if self._check is not None:
+            self._check.cancel()
+        self._check = None if self._closed else self._loop.call_later(seconds, self._check_waiting)
+
+    def _check_waiting(self) -> None:
+        """Whether a writer that is connected still answers; without one, who has waited for too long."""
+        self._check = None
+        if self._transport is None:
+            self._expire()
+            self._check_after(EXPIRY_CHECK_S)
+        elif self._appends:
             if self.oldest_append_s >= STALLED_S:
                 self._observe.refused_by_writer()
-            if self._transport is not None and self._appends:
-                oldest = next(iter(self._appends.values()))
-                if max(oldest.since_s, self._heard_s) < self._loop.time() - ANSWER_TIMEOUT_S:
-                    self._transport.abort()
+            if min(self.oldest_append_s, self._loop.time() - self._heard_s) > ANSWER_TIMEOUT_S:
+                self._transport.abort()
+            self._check_after(ANSWER_CHECK_S)
 
-    def _expire_if_disconnected(self) -> None:
+    def _expire(self) -> None:
         """Refuse what has waited for a writer for `busy_timeout_s`."""
         latest_s = self._loop.time() - self._options.busy_timeout_s
-        if self._transport is not None or self._lost_s > latest_s:
-            return
-        self._give_up([number for number, waiting in self._appends.items() if waiting.since_s <= latest_s])
-        for request in self._requests.values():
-            if request.since_s <= latest_s:
-                fail(request.future, LogUnavailable(self._reason))
+        if self._lost_s <= latest_s:
+            self._give_up([number for number, waiting in self._appends.items() if waiting.since_s <= latest_s])
+            for request in self._requests.values():
+                if request.since_s <= latest_s:
+                    fail(request.future, LogUnavailable(self._reason))
 
     def _give_up(self, numbers: Iterable[int]) -> None:
         """Refuse appends, while there is no connection."""

@@ -71,6 +71,7 @@ class GroupCommit:
         # Called with each batch that is on disk, before its callers have the outcomes; with an empty one after a
         # failure of which it is not known what is on disk.
         self.on_committed: Callable[[Sequence[QueuedAppend], Sequence[Outcome]], None] | None = None
+        self.on_maintained: Callable[[], None] | None = None  # called after the store's maintenance
         self._store = store
         self._options = options
         self._observe = observe
@@ -285,10 +286,13 @@ class GroupCommit:
 
     async def _maintain(self) -> float | None:
         try:
-            return await self._store.maintain()
+            pause_s = await self._store.maintain()
         except Exception as error:  # noqa: BLE001  kept as `failure`
             self._failed(error)
-            return RETRY_S
+            pause_s = RETRY_S
+        if self.on_maintained is not None:
+            self.on_maintained()
+        return pause_s
 
     def _failed(self, error: Exception) -> None:
         self.failure = error
