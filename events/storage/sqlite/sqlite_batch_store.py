@@ -233,8 +233,9 @@ class SqliteBatchStore:
     async def _check_files(self) -> None:
         """Check that the files are in their places and whole, when it is time."""
         if self.damage is None and time.monotonic() >= self._check_files_at_s:
-            await self._handle_file_loss(await asyncio.to_thread(self._files.find_loss))
-            if self._connection is not None and await asyncio.to_thread(self._wal_length.has_shrunk):
+            loss, has_shrunk = await asyncio.to_thread(self._look_at_files)
+            await self._handle_file_loss(loss)
+            if self._connection is not None and has_shrunk:
                 try:
                     await run_in_thread(self._connection, self._wal_length.check)
                 except WalTruncated as error:
@@ -243,13 +244,17 @@ class SqliteBatchStore:
                 except (LogUnavailable, sqlite3.Error):  # commits meet their own
                     self._check_files_at_s = 0.0
 
+    def _look_at_files(self) -> tuple[FileLoss | None, bool]:
+        """In a thread. Returns also whether the write-ahead log has become shorter."""
+        return self._files.find_loss(), self._wal_length.has_shrunk()
+
     async def _handle_file_loss(self, loss: FileLoss | None) -> None:
         """What is written to a lost file is lost, too, but the open connection still reads what was recorded: have it
         copied into the database at once.
         """
         if loss is None:
             self.missing_file = None
-            self._check_files_at_s = time.monotonic() + FILE_CHECK_S
+            self._check_files_at_s = time.monotonic() + 0.9 * FILE_CHECK_S  # the next timer must not be just too early
             return
         self._check_files_at_s = 0.0
         if loss.reason not in (self.damage, self.missing_file):

@@ -80,7 +80,7 @@ class WriteSide:
     async def _check_files_periodically(self) -> None:
         """Have the store check its files, also while nothing is appended."""
         while True:
-            await asyncio.sleep(sqlite_batch_store.FILE_CHECK_S / 2)
+            await asyncio.sleep(sqlite_batch_store.FILE_CHECK_S)
             self.writer.wake()
 
 
