@@ -23,6 +23,7 @@ class HeldStreams:
         self._timer = timer
         self._counts: dict[str, int] = {}
         self._replying: dict[str, float | None] = {}  # sessions with replies: when to hold them; None: they are held
+        self._has_begun = asyncio.Event()  # a reply, since the last check
 
     def hold(self, stream_id: str) -> None:
         """One more needs the stream."""
@@ -41,6 +42,7 @@ class HeldStreams:
 
     def begin_replies(self, session_id: str, *, is_waiting: bool) -> None:
         """As Cluster.begin_replies."""
+        self._has_begun.set()
         due_s = self._replying.setdefault(session_id, self._timer() + REPLY_HELD_AFTER_S)
         if is_waiting and due_s is not None:
             self._replying[session_id] = None
@@ -58,7 +60,10 @@ class HeldStreams:
             self.begin_replies(session_id, is_waiting=True)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Check while replies run, until cancelled."""
         while True:
-            await asyncio.sleep(CHECK_S)
-            self.hold_long_replies()
+            await self._has_begun.wait()
+            self._has_begun.clear()
+            while self._replying:
+                await asyncio.sleep(CHECK_S)
+                self.hold_long_replies()

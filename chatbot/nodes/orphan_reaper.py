@@ -60,8 +60,9 @@ class OrphanReaper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._sweep_interval_s):
                     await self._node_lost.wait()
-            await asyncio.sleep(max(LOST_NODE_DELAY_S, swept_s + ANSWER_VALID_S - self._ports.timer()))
-            self._node_lost.clear()
+            if self._node_lost.is_set():
+                await asyncio.sleep(max(LOST_NODE_DELAY_S, swept_s + ANSWER_VALID_S - self._ports.timer()))
+                self._node_lost.clear()
 
     async def sweep(self) -> None:
         """Close the open and queued replies of nodes that are gone. Raises LogUnavailable, ProjectionError."""

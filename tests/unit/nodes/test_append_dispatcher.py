@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from chatbot.nodes import append_dispatcher as module
+from chatbot.nodes import held_streams
 from chatbot.nodes.append_dispatcher import AppendDispatcher
 from chatbot.nodes.held_streams import REPLY_HELD_AFTER_S, HeldStreams
 from chatbot.nodes.orphan_reaper import OrphanReaper
@@ -251,3 +252,20 @@ def test_a_sessions_replies_hold_it_only_if_they_wait_for_another_process_or_run
     for session_id in ("waiting", "long", "long", "unknown"):
         held.end_replies(session_id)
     assert not log.held
+
+
+async def test_replies_that_run_for_long_are_looked_for_whenever_some_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_streams, "CHECK_S", 0.0)
+    log, now_s = MemoryLog(), [0.0]
+    held = HeldStreams(log, lambda: now_s[0])
+    running = asyncio.create_task(held.run())
+    for _ in range(2):  # once more after a time without replies
+        await asyncio.sleep(0.01)
+        held.begin_replies("long", is_waiting=False)
+        now_s[0] += REPLY_HELD_AFTER_S
+        async with asyncio.timeout(20):
+            while not log.held:
+                await asyncio.sleep(0)
+        held.end_replies("long")
+        assert not log.held
+    running.cancel()
