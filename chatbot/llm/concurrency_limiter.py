@@ -4,7 +4,6 @@ owner's turn in a bounded queue, or its request is refused before anything is re
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -102,7 +101,7 @@ class ConcurrencyLimiter:
         self._queue: FairQueue[Slot] = FairQueue()
         self._places = QueuePlaces(queue_max, owner_limits.queue_max)  # of what waits, or is to wait once recorded
         self._reserved: dict[str, Reservation] = {}  # by reply
-        self._reserved_slots: Counter[Owner] = Counter()  # no entry for an owner without any
+        self._reserved_slots: dict[Owner, int] = {}  # no entry for an owner without any
 
     @property
     def running(self) -> int:
@@ -136,7 +135,7 @@ class ConcurrencyLimiter:
             return None
         path = (owner, end_user)
         if self._can_reserve_slot(owner):
-            self._reserved_slots[owner] += 1
+            self._reserved_slots[owner] = self._reserved_slots.get(owner, 0) + 1
             self._reserved[reply_id] = Reservation(path, is_slot=True)
             return None
         excess = self._places.excess(path)
@@ -154,8 +153,10 @@ class ConcurrencyLimiter:
             self._places.remove(reservation.path)
             return
         owner = reservation.path[0]
-        self._reserved_slots[owner] -= 1
-        if not self._reserved_slots[owner]:
+        left = self._reserved_slots[owner] - 1
+        if left:
+            self._reserved_slots[owner] = left
+        else:
             del self._reserved_slots[owner]
 
     def acquire(self, owner: Owner = None, end_user: str | None = None, *, reply_id: str = "") -> Slot:
@@ -179,7 +180,7 @@ class ConcurrencyLimiter:
     def _can_reserve_slot(self, owner: Owner) -> bool:
         """Whether there is a slot for `owner` that no reply has or is to have."""
         of_owner = self._running_of.get(owner, 0) + self._reserved_slots.get(owner, 0)
-        is_free = self._running + self._reserved_slots.total() < self._concurrent_max
+        is_free = self._running + sum(self._reserved_slots.values()) < self._concurrent_max
         return is_free and of_owner < self._owner_concurrent_max
 
     def _count_running(self, owner: Owner) -> None:

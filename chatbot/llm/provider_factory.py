@@ -24,7 +24,7 @@ def create_provider(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptio
 
     Opens no connection and starts no process. Raises EmbeddedMissing.
     """
-    return ResilientProvider(_create(kind, llm, embedded or EmbeddedOptions()), llm)
+    return _resilient(kind, llm, embedded or EmbeddedOptions())
 
 
 def create_pool(servers: Sequence[ServerOptions], llm: LlmOptions, health_interval_s: float) -> ServerPool:
@@ -34,8 +34,18 @@ def create_pool(servers: Sequence[ServerOptions], llm: LlmOptions, health_interv
 
 def _pooled(options: ServerOptions, health_interval_s: float) -> PooledServer:
     llm = replace(options.llm, retries_max=0)  # the pool retries, at whichever server
-    provider = ResilientProvider(_create(options.protocol, llm, EmbeddedOptions()), llm, logs_failures=False)
+    provider = _resilient(options.protocol, llm, EmbeddedOptions(), logs_failures=False)
     return PooledServer(options, provider, health_interval_s)
+
+
+def _resilient(
+    kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions, *, logs_failures: bool = True
+) -> ResilientProvider:
+    provider = _create(kind, llm, embedded)
+    resilient = ResilientProvider(provider, llm, logs_failures=logs_failures)
+    if isinstance(provider, AutodetectProvider):
+        provider.on_detected = resilient.use
+    return resilient
 
 
 def _create(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions) -> Provider:

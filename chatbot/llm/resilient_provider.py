@@ -55,10 +55,8 @@ class DeadlineTimer:
         self._timer = asyncio.get_running_loop().call_at(deadline_s, self._check_all)
 
     def remove(self, watchdog: "Watchdog") -> None:
+        """The timer goes on: mostly another reply comes before it fires."""
         self._watchdogs.discard(watchdog)
-        if not self._watchdogs and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _check_all(self) -> None:
         self._timer = None
@@ -192,10 +190,13 @@ class BoundedListener:
         """Raises ReplyTooLong when the piece has to be cut."""
         # A method: stored as a bound one, it would keep each reply's objects until the garbage collector finds them.
         length = len(piece)
-        if not self.has_text or not 0 < length <= self._remaining_chars:
+        if not 0 < length <= self._remaining_chars:
             self._receive(self._pass_on_text, piece)
             return
         self._watchdog.last_sign_of_life_s = self._time()  # called for each token: the usual case of _receive
+        if not self.has_text:
+            self.has_text = True
+            self._watchdog.text_started()
         self._remaining_chars -= length
         self._pass_on_text(piece)
 
@@ -258,6 +259,10 @@ class ResilientProvider:
         )
         self._server = shown_origin(options.server_url) if options.server_url else "the embedded model"
 
+    def use(self, provider: Provider) -> None:
+        """Ask `provider` from now on: it is known what the server speaks."""
+        self._provider = provider
+
     def observe(self, on_attempt: OnAttempt) -> None:
         """Call `on_attempt` after each attempt: with its error, or with None if it succeeded."""
         self._on_attempt = on_attempt
@@ -295,39 +300,37 @@ class ResilientProvider:
         stream: bool = True,
         route: Route | None = None,
     ) -> Finish:
-        """`sink` never gets an empty piece, except of a tool call that begins."""
+        """`sink` never gets an empty piece, except of a tool call that begins.
+
+        Retries until there is text, or the policy or the deadline allows no further attempt.
+        """
+        retries = 0
         try:
-            return await self._stream_with_retries(messages, parameters, sink, stream=stream)
+            with Watchdog(self._options, self._deadline_timer) as watchdog:
+                while True:
+                    listener = BoundedListener(sink, watchdog, self._options.reply_max_chars)
+                    try:
+                        finish = await self._provider.stream(messages, parameters, listener, stream=stream)
+                        if not listener.has_text:
+                            raise _without_text(finish)
+                    except ReplyTooLong:
+                        return Finish(reason="length", model=parameters.model or self.model)
+                    except LlmError as error:
+                        error.has_text = listener.has_text
+                        self._on_attempt(error)
+                        jitter = random.uniform(*JITTER)  # noqa: S311  no secret
+                        wait_s = self._retry_policy.wait_s(error, retries, jitter)
+                        if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
+                            raise
+                        retries += 1
+                        self._log_failure(error, retries)
+                    else:
+                        self._on_attempt(None)
+                        return finish
+                    await watchdog.wait_before_retry(wait_s)
         except LlmError as error:
             self._log_failure(error)
             raise
-
-    async def _stream_with_retries(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool
-    ) -> Finish:
-        """As stream(): retries until there is text, or the policy or the deadline allows no further attempt."""
-        retries = 0
-        with Watchdog(self._options, self._deadline_timer) as watchdog:
-            while True:
-                listener = BoundedListener(sink, watchdog, self._options.reply_max_chars)
-                try:
-                    finish = await self._provider.stream(messages, parameters, listener, stream=stream)
-                    if not listener.has_text:
-                        raise _without_text(finish)
-                except ReplyTooLong:
-                    return Finish(reason="length", model=parameters.model or self.model)
-                except LlmError as error:
-                    error.has_text = listener.has_text
-                    self._on_attempt(error)
-                    wait_s = self._retry_policy.wait_s(error, retries, random.uniform(*JITTER))  # noqa: S311  no secret
-                    if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
-                        raise
-                    retries += 1
-                    self._log_failure(error, retries)
-                else:
-                    self._on_attempt(None)
-                    return finish
-                await watchdog.wait_before_retry(wait_s)
 
     async def health(self) -> Health:
         return await self._provider.health()

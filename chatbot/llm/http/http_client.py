@@ -185,16 +185,15 @@ class HttpClient:
 
     async def _request(self, method: str, path: str, body: bytes = b"") -> HttpResponse:
         """The response, its head read. Follows redirects within this server. Raises LlmError."""
-        address, _ = self._resolve_server()
+        address, connector = self._resolve_server()
         target = f"{path or '/'}{address.query}"
         for _ in range(REDIRECTS_MAX + 1):
             try:
-                connection = await self._send(method, target, body)
+                connection = await self._send(connector, method, target, body)
             except LlmError as error:
                 raise self._with_url(error, target) from error.__cause__
             response = HttpResponse(connection, self.options, self._pool.release)
-            location = response.header("Location")
-            if response.status not in REDIRECTS or not location:
+            if response.status not in REDIRECTS or not (location := response.header("Location")):
                 return response
             response.close()
             target = self._redirect_target(target, location, response.status)
@@ -214,8 +213,7 @@ class HttpClient:
             raise self._with_url(LlmFailed(message, status=status), target)
         return followed
 
-    async def _send(self, method: str, target: str, body: bytes) -> HttpConnection:
-        _, connector = self._resolve_server()
+    async def _send(self, connector: Connector, method: str, target: str, body: bytes) -> HttpConnection:
         request = _format_request(method, f"{connector.target_prefix}{target}", connector.headers, body)
         while True:  # as often as there are idle connections, then once with a new one
             idle = self._pool.acquire()

@@ -268,7 +268,8 @@ class HttpResponse:
         except ConnectionLost as error:
             raise LlmFailed(TRUNCATED) from error
         finally:
-            self.end_after(None)
+            if self.is_ending:
+                self.end_after(None)
         return None
 
     def end_after(self, silence_s: float | None) -> None:

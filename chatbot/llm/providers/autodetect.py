@@ -55,39 +55,27 @@ _log = structlog.get_logger(__name__)
 
 
 class AutodetectProvider:
-    """The server may be started, or load its model, at any later time."""
+    """Stands in for the provider until the server's protocol is known, and says so by `on_detected`. The server may be
+    started, or load its model, at any later time.
+    """
+
+    name = "auto"
+    lists_models = False
+    takes: frozenset[str] | None = None
 
     def __init__(self, options: LlmOptions, provider_types: Mapping[str, Callable[[LlmOptions], Provider]]) -> None:
         """`provider_types`: creates the provider for each result of detect_protocol()."""
+        self.model = options.model
+        self.models = frozenset((options.model,) if options.model else ())
+        self.on_detected: Callable[[Provider], None] = lambda _: None
         self._options = options
         self._provider_types = provider_types
         self._client = HttpClient(options)
         self._detection_lock = asyncio.Lock()
         self._detected: Provider | None = None
 
-    @property
-    def name(self) -> str:
-        return self._detected.name if self._detected else "auto"
-
-    @property
-    def model(self) -> str:
-        return self._detected.model if self._detected else self._options.model
-
-    @property
-    def models(self) -> frozenset[str]:
-        configured = self._options.model
-        return self._detected.models if self._detected else frozenset((configured,) if configured else ())
-
-    @property
-    def lists_models(self) -> bool:
-        return self._detected is not None and self._detected.lists_models
-
-    @property
-    def takes(self) -> frozenset[str] | None:
-        return self._detected.takes if self._detected else None
-
     def context_tokens(self, model: str) -> int | None:
-        return self._detected.context_tokens(model) if self._detected else None
+        return None
 
     async def stream(
         self,
@@ -109,9 +97,8 @@ class AutodetectProvider:
         return await provider.health()
 
     async def close(self) -> None:
+        """Not of the provider that was detected."""
         await self._client.close()
-        if self._detected is not None:
-            await self._detected.close()
 
     async def _detect_once(self) -> Provider:
         """Raises LlmUnavailable. Concurrent callers share one detection."""
@@ -127,5 +114,7 @@ class AutodetectProvider:
                         unknown.requested_url = error.requested_url
                         raise unknown from error
                     self._detected = self._provider_types[detected_protocol](self._options)
+                    self.on_detected(self._detected)
+                    await self._client.close()
                     _log.info("llm.protocol_found", protocol=detected_protocol)
         return self._detected

@@ -232,12 +232,17 @@ class MidmProvider:
             require_features(frozenset(), messages[-1], parameters)
         on_text = sink.text
         body = request_body(messages, parameters)
-        response = await self._open_stream(body) if stream else None
-        if response is not None:
-            finish = await self._stream(response, body, on_text)
-            if finish is not None:
-                return finish
-            self._no_stream_until_s = time.monotonic() + NO_STREAM_S
+        if stream and time.monotonic() >= self._no_stream_until_s:
+            try:
+                response = await self._post("/chat/stream", body)
+            except LlmFailed as error:
+                if error.status not in ROUTE_MISSING_STATUSES:
+                    raise
+            else:
+                finish = await self._stream(response, body, on_text)
+                if finish is not None:
+                    return finish
+            self._no_stream_until_s = time.monotonic() + NO_STREAM_S  # it cannot stream
         return await self._reply_without_stream(body, on_text)
 
     async def _stream(self, response: HttpResponse, body: dict[str, Any], on_text: OnText) -> Finish | None:
@@ -287,18 +292,6 @@ class MidmProvider:
 
     async def close(self) -> None:
         await self._client.close()
-
-    async def _open_stream(self, body: dict[str, Any]) -> HttpResponse | None:
-        """None if the server cannot stream, which is remembered for NO_STREAM_S. Raises LlmError."""
-        if time.monotonic() < self._no_stream_until_s:
-            return None
-        try:
-            return await self._post("/chat/stream", body)
-        except LlmFailed as error:
-            if error.status not in ROUTE_MISSING_STATUSES:
-                raise
-        self._no_stream_until_s = time.monotonic() + NO_STREAM_S
-        return None
 
     async def _reply_without_stream(self, body: dict[str, Any], on_text: OnText) -> Finish:
         """The server sends nothing until the reply is complete, so only the limit on the whole reply applies."""

@@ -136,7 +136,10 @@ def checkpoint_slots(running: int) -> int:
     """Moments for checkpoints in each interval, while so many replies run. Each number divides the largest, so moments
     stay common to replies that have seen different numbers. Pure.
     """
-    return next((slots for replies_max, slots in CHECKPOINT_SLOTS if running <= replies_max), CHECKPOINT_SLOTS_MAX)
+    for replies_max, slots in CHECKPOINT_SLOTS:
+        if running <= replies_max:
+            return slots
+    return CHECKPOINT_SLOTS_MAX
 
 
 async def _keeps_parts(log: ReplyLog) -> bool:

@@ -77,6 +77,13 @@ async def test_the_first_reply_finds_the_protocol_out(model: ModelServer, provid
     assert provider.name == kind
 
 
+async def test_a_detected_provider_is_closed_with_its_wrapper(provider: Provider) -> None:
+    await ask(provider)
+    await provider.close()
+    with pytest.raises(LlmUnavailable, match="connections are closed"):
+        await ask(provider)
+
+
 async def test_the_server_may_come_up_later(model: ModelServer, provider: Provider) -> None:
     model.protocols = ("openai",)
     await model.stop()

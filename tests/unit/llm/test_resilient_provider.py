@@ -255,13 +255,23 @@ async def test_a_reply_of_just_the_bound_is_whole() -> None:
     assert answer == Answer(["abc", "de"], END)
 
 
-async def test_a_reply_leaves_no_timer_behind() -> None:
-    loop = asyncio.get_running_loop()
+async def test_replies_after_each_other_share_one_timer() -> None:
+    script: list[Step] = ["a", "b", "c", END]
+    loop, provider = asyncio.get_running_loop(), guard(Scripted(*[script] * 100))
     before = len(loop._scheduled)  # type: ignore[attr-defined]  # there is no public way to see timers
     for _ in range(100):
-        await ask(guard(Scripted(["a", "b", "c", END])))
-    cancelled = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
-    assert len(cancelled) <= before
+        await ask(provider)
+    timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    assert len(timers) <= before + 1
+
+
+async def test_a_reply_is_watched_by_the_timer_of_an_earlier_one() -> None:
+    provider = guard(Scripted(["a", END]), first_token_timeout_s=0.2, between_tokens_timeout_s=0.2)
+    await ask(provider)
+    await asyncio.sleep(0.1)  # the timer is due before this reply's deadline, and sets itself again
+    provider.use(Scripted(["a", 5.0, END]))
+    with pytest.raises(LlmTimeout, match=r"silent for 0\.2 s"):
+        await ask(provider)
 
 
 async def test_replies_of_one_provider_have_their_own_deadlines() -> None:
