@@ -55,6 +55,16 @@ class NodeVersion(Struct, frozen=True):
     types: dict[str, int]
 
 
+class Content(Protocol):
+    """Part of events.storage.append_batch.EncodedEvent."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def schema_version(self) -> int: ...
+
+
 class OtherNodes(Protocol):
     """Knows which processes use the same log."""
 
@@ -101,6 +111,13 @@ def new_types(events: Iterable[Event]) -> dict[str, int]:
     return wanted
 
 
+def has_new_types(contents: Iterable[Content]) -> bool:
+    """Whether some of `contents`, encoded events, are of types as in `new_types`, or may be ignored: quick, for each
+    append.
+    """
+    return bool([one for one in contents if one.schema_version > BASELINE.get(one.type, 0)])  # quicker than `any`
+
+
 def find_outdated(nodes: Sequence[NodeVersion] | None, wanted: Mapping[str, int]) -> str | None:
     """Why events of the `wanted` types must not be written yet: which process must be updated first. None: they may."""
     kinds = ", ".join(sorted(wanted))
@@ -124,12 +141,20 @@ class EventTypeGate:
         self._observe = observe
         self._timer = timer
         self._admitted_until_s: dict[tuple[str, int], float] = {}  # at most one for each type that this program has
+        self._last_admitted: Mapping[str, int] = BASELINE  # what `admits` was last asked and admitted: each reply asks
+        self._last_until_s = 0.0
         self._reason: str | None = None
 
     async def admits(self, versions: Mapping[str, int]) -> bool:
         """Whether events of these types, in these schema versions, would be admitted now. Raises LogUnavailable."""
+        if versions is self._last_admitted and self._timer() < self._last_until_s:
+            return True
         wanted = {kind: version for kind, version in versions.items() if version > BASELINE.get(kind, 0)}
-        return await self._find_refusal(wanted) is None
+        is_admitted = await self._find_refusal(wanted) is None
+        if is_admitted:
+            until_s = [self._admitted_until_s[kind, version] for kind, version in wanted.items()]
+            self._last_admitted, self._last_until_s = versions, min(until_s, default=0.0)
+        return is_admitted
 
     async def admit(self, events: Sequence[Event]) -> None:
         """Return if all of `events` may be written. Raises NodesOutdated, LogUnavailable."""

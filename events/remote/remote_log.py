@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from events.catalogue import Event
-from events.compatibility import EventTypeGate, OtherNodes, name_of_process, new_types
+from events.compatibility import EventTypeGate, OtherNodes, has_new_types, name_of_process
 from events.errors import LogError, LogStopped, LogUnavailable, LogUnusable
 from events.log import AppendListener
 from events.log_observer import LogObserver, NoObserver
@@ -151,10 +151,11 @@ class RemoteLog(SqliteQueries):
         LogUnavailable that cannot tell whether the events were recorded says so (OutcomeUnknown).
         """
         self._check_undamaged()
-        if self._gate is not None and new_types(events):
-            await self._gate.admit(events)
         context = AppendContext(stream_id, expected_version, metadata, self._clock())
-        return await self._connection.submit(prepare(events, context, self._random_bytes))
+        pending = prepare(events, context, self._random_bytes)
+        if self._gate is not None and has_new_types(pending.contents):
+            await self._gate.admit(events)
+        return await self._connection.submit(pending)
 
     async def erase(
         self,

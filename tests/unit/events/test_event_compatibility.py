@@ -1,6 +1,7 @@
 """Event types are written once every process over the log reads them."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Sequence
 
@@ -16,11 +17,14 @@ from events.compatibility import (
     EventTypeGate,
     NodeVersion,
     encode_version,
+    has_new_types,
     new_types,
     own_version,
 )
 from events.errors import LogUnavailable, NodesOutdated
+from events.record import Metadata
 from events.schema.parts import Text
+from events.storage.append_batch import AppendContext, prepare
 from tests.support.log.newer_event_types import MoodNoted, newer_program
 from tests.support.log.sample_events import EVERY_EVENT, posted
 
@@ -68,6 +72,27 @@ async def test_known_types_ask_nobody() -> None:
     await gate.admit(of_baseline)
     assert of_baseline
     assert nodes.asked == 0
+
+
+async def test_what_was_admitted_is_asked_again_when_it_is_old_and_for_other_types() -> None:
+    nodes = Nodes(NEW)
+    told = Gate(nodes)
+    mood = {"mood_noted": 1}
+    for _ in range(3):
+        assert await told.gate.admits(mood)
+    assert nodes.asked == 1
+    assert not await told.gate.admits({**mood, "weather_noted": 1})
+    nodes.present = [OLD]
+    assert await told.gate.admits(mood)
+    told.now_s += ADMITTED_S
+    assert not await told.gate.admits(mood)
+
+
+def test_new_types_are_found_in_what_is_encoded() -> None:
+    origin = AppendContext("a", 0, Metadata(), 0)
+    for event in EVERY_EVENT:
+        contents = prepare([posted("x"), event], origin, os.urandom).contents
+        assert has_new_types(contents) == bool(new_types([event]))
 
 
 async def test_a_new_type_is_refused_while_one_node_cannot_read_it_and_the_node_is_named() -> None:
