@@ -18,6 +18,7 @@ from tests.support.service import Running, serving
 from tests.support.slow_tests import is_slow
 from tests.support.time_limits import pytest_runtest_call, pytest_runtest_teardown  # noqa: F401  hooks
 
+PRECEDENCE = str(Path(__file__).parent / "support" / "precedence")  # on the path of all programs that tests start
 ORDER_SEED = 1  # of the random order of tests: the same in each run, so that a run which passed passes again
 
 if not os.environ.get("CI"):  # there it has a profile of its own, which has no deadline either
@@ -27,6 +28,8 @@ if not os.environ.get("CI"):  # there it has a profile of its own, which has no 
 for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE"):  # of whoever runs the tests
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+if PRECEDENCE not in os.environ.get("PYTHONPATH", ""):  # as it is already in a worker of pytest-xdist
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (PRECEDENCE, os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture(autouse=True)

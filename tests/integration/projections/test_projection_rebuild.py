@@ -300,7 +300,8 @@ async def test_the_command_beside_no_service(folder: Path, path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has a class for the idle")
 async def test_the_command_takes_only_time_that_nobody_else_wants(folder: Path, path: Path) -> None:
-    async with running_command(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
+    options = {"CHATBOT_DATABASE_PROJECTION_BATCH_MAX": "5", "PYTHONPATH": ""}  # without tests/support/precedence
+    async with running_command(folder, "rebuild", **options) as process:
         await until(temporary_path(path).exists)
         assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
         process.kill()
