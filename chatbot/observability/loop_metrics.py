@@ -1,15 +1,16 @@
-"""Counters and histograms that the event loop alone updates, several times for each request. Without the locks and
-checks that the client library needs for updates by any thread, an update costs a fifth. Any thread may collect them.
+"""Counters, gauges and histograms that the event loop alone updates, with each request. Without the locks and checks
+that the client library needs for updates by any thread, an update costs a fifth. Any thread may collect them.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import Self
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -17,10 +18,10 @@ LabelValues = tuple[str, ...]  # those of one series; they must be bounded
 
 
 class LoopCounter(Collector):
-    """As prometheus_client.Counter. `series` has the values, which are added to directly."""
+    """As prometheus_client.Counter. `series` has the values, which are added to directly: without labels, one."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], *, registry: CollectorRegistry) -> None:
-        self.series: defaultdict[LabelValues, float] = defaultdict(float)
+        self.series: defaultdict[LabelValues, float] = defaultdict(float, {} if labels else {(): 0.0})
         self._name = name
         self._documentation = documentation
         self._labels = tuple(labels)
@@ -37,6 +38,29 @@ class LoopCounter(Collector):
         for labels, value in series.items():
             family.add_metric(labels, value)
         return family
+
+
+class LoopGauge(Collector):
+    """As prometheus_client.Gauge without labels, entered by each of those that it counts, until they leave it."""
+
+    def __init__(self, name: str, documentation: str, *, registry: CollectorRegistry) -> None:
+        self._inside = 0
+        self._name = name
+        self._documentation = documentation
+        registry.register(self)
+
+    def __enter__(self) -> Self:
+        self._inside += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inside -= 1
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+    def collect(self) -> Iterable[Metric]:
+        return (GaugeMetricFamily(self._name, self._documentation, value=self._inside),)
 
 
 class Distribution(Struct):

@@ -7,7 +7,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from chatbot.observability import metric_buckets as bounds
-from chatbot.observability.loop_metrics import LoopCounter, LoopHistogram
+from chatbot.observability.loop_metrics import LoopCounter, LoopGauge, LoopHistogram
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
 
@@ -54,7 +54,7 @@ class MetricDefinitions:
         self._accept_failures = Counter(
             "chatbot_accept_failures_total", "Connections that the system could not accept.", registry=registry
         )
-        self._streams = Gauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
+        self._streams = LoopGauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
 
     def _replies(self, registry: CollectorRegistry) -> None:
         model_labels = ["provider", "model"]
@@ -193,7 +193,7 @@ class MetricDefinitions:
         self._lag_s = Gauge(
             "chatbot_projection_lag_seconds", "How long the oldest of them has waited.", registry=registry
         )
-        self._folded = Counter("chatbot_projected_events_total", "Events folded.", registry=registry)
+        self._folded = LoopCounter("chatbot_projected_events_total", "Events folded.", (), registry=registry)
         self._fold_failures = Counter(
             "chatbot_projection_failures_total", "Batches that could not be written.", registry=registry
         )

@@ -71,8 +71,8 @@ class Metrics(MetricDefinitions):
     def accept_failed(self) -> None:
         self._accept_failures.inc()
 
-    def open_stream(self) -> AbstractContextManager[None]:
-        return self._streams.track_inprogress()
+    def open_stream(self) -> AbstractContextManager[object]:
+        return self._streams
 
     # event loop
 
@@ -156,7 +156,7 @@ class Metrics(MetricDefinitions):
         self._files_lost.inc()
 
     def folded(self, events: int) -> None:
-        self._folded.inc(events)
+        self._folded.series[()] += events
 
     def fold_failed(self) -> None:
         self._fold_failures.inc()
@@ -255,7 +255,7 @@ class SessionMetrics:
     ) -> None:
         """Names that clients send and `known_models` does not have share one label."""
         self._metrics = metrics
-        self._logger = logger
+        self._logger = logger.bind()  # once: structlog's lazy loggers do it again at each line, also at filtered ones
         self._known_models = known_models
 
     def actors(self, live: int) -> None:

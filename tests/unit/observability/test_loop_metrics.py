@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from chatbot.observability.loop_metrics import LoopCounter, LoopHistogram
+from chatbot.observability.loop_metrics import LoopCounter, LoopGauge, LoopHistogram
 from chatbot.observability.metrics import observe
 
 BUCKETS = (0.0001, 0.5, 1, 2.5)
@@ -21,7 +21,15 @@ def test_the_exposition_is_that_of_the_client_library(observed: list[tuple[str, 
     their_histogram = Histogram("took_seconds", "How long.", ["who"], buckets=BUCKETS, registry=theirs)
     their_plain = Histogram("size", "How much.", buckets=BUCKETS, registry=theirs)
     their_counter = Counter("done_total", "How many.", ["who", "how"], registry=theirs)
+    total = LoopCounter("all_total", "All.", [], registry=ours)
+    inside = LoopGauge("inside", "How many are.", registry=ours)
+    their_total = Counter("all_total", "All.", registry=theirs)
+    their_inside = Gauge("inside", "How many are.", registry=theirs)
     for who, value in observed:
+        total.series[()] += 2
+        their_total.inc(2)
+        inside.__enter__()
+        their_inside.inc()
         observe(histogram.series[(who,)], value)
         their_histogram.labels(who).observe(value)
         observe(plain, value)
