@@ -65,11 +65,6 @@ def updated_trust(trust: ClockTrust, reading: Reading) -> tuple[ClockTrust, int]
     return ClockTrust(believed_us, offset_us, since_us), moved_us if has_jumped else 0
 
 
-def deadline_time_us(trust: ClockTrust, reading: Reading) -> int:
-    """The time to compare deadlines with, in microseconds since 1970."""
-    return min(reading.wall_us, trust.believed_us + reading.boot_us)
-
-
 def system_reading() -> Reading:
     """The machine's clocks now."""
     return Reading(time.time_ns() // 1000, time.clock_gettime_ns(_BOOT_CLOCK) // 1000)
@@ -90,7 +85,7 @@ class DeadlineClock:
 
     def __call__(self) -> int:
         reading = self._read_clocks()
-        return deadline_time_us(self._trust, reading)
+        return min(reading.wall_us, self._trust.believed_us + reading.boot_us)
 
     def is_consistent(self, hours: float) -> bool:
         """Whether the last jump, or the start, is at least `hours` ago."""

@@ -197,9 +197,9 @@ class Actor:
             case PostMessage() | Regenerate() | PostTranscript():
                 if command.on_busy == "interrupt" and self._stream.state is not None:
                     return self._supersede_replies(envelope, command)
-                return self._result_of(self._stream.record(envelope))
+                return self._stream.record(envelope)
             case EndReply() | StartReply():
-                return self._result_of(self._stream.record_with_retry(envelope, command))
+                return self._stream.record_with_retry(envelope, command)
             case CheckpointReply():
                 return self._checkpoint(envelope)
             case CatchUp():
@@ -213,31 +213,28 @@ class Actor:
             case Fork():
                 return self._fork(envelope, command)
             case WithdrawMessage():
-                return self._result_of(withdraw_message(self._ports, self._stream, envelope, command, self._ask))
+                return withdraw_message(self._ports, self._stream, envelope, command, self._ask)
             case DeleteSession():
                 return self._delete(envelope, command)
             case RedactMessage():
                 return redact_message(self._ports, self._stream, envelope, command)
             case _:
-                return self._result_of(self._stream.record(envelope))  # as decided: decide() names each command
+                return self._stream.record(envelope)  # as decided: decide() names each command
 
     async def _supersede_replies(self, envelope: Envelope, command: ReplyRequest) -> CommandResult:
         """Record a request for a reply that ends the replies before it; what refuses it comes before these ends."""
         await self._stream.authorise(envelope)
         await prepare_command(self._ports, self._stream.state, command, envelope.caller, self._ports.clock())
         await self._end_all_replies("superseded", envelope)
-        return self._result(await self._stream.record(envelope))
+        return await self._stream.record(envelope)
 
     async def _close_orphans(self) -> CommandResult:
         await self._stream.catch_up()
         await self._recover()
         return self._result()
 
-    def _result(self, reply: Reply | None = None) -> CommandResult:
-        return CommandResult(self._stream.existing_state, reply)
-
-    async def _result_of(self, recorded: Awaitable[Reply | None]) -> CommandResult:
-        return self._result(await recorded)
+    def _result(self) -> CommandResult:
+        return CommandResult(self._stream.existing_state)
 
     async def _catch_up(self) -> CommandResult:
         try:

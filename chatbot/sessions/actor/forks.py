@@ -11,7 +11,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from chatbot.sessions.actor.idempotency import session_as_created
-from chatbot.sessions.actor.mailbox import Envelope
+from chatbot.sessions.actor.mailbox import CommandResult, Envelope
 from chatbot.sessions.actor.stream_writer import SessionStream
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, Caller, CopyTexts, Fork, WithdrawMessage
@@ -19,7 +19,6 @@ from chatbot.sessions.domain.message_events import as_message_event
 from chatbot.sessions.domain.model_request import changed_media
 from chatbot.sessions.domain.state import State, fold_history, with_idempotency_key
 from chatbot.sessions.ports import AskSession, Ports
-from chatbot.sessions.replies.reply import Reply
 from events.catalogue import (
     AdoptedMessage,
     Event,
@@ -120,7 +119,7 @@ async def copy_texts_to_forks(ports: Ports, origin: Session, ask: AskSession, te
 
 async def withdraw_message(
     ports: Ports, stream: SessionStream, envelope: Envelope, command: WithdrawMessage, ask: AskSession
-) -> Reply | None:
+) -> CommandResult:
     """Forks that read the text of the message copy it first: once it is out of the tree, the erasure of its session
     would not find them.
     """

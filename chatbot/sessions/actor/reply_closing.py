@@ -39,9 +39,9 @@ class ReplyCloser:
             return None if open_reply is None else await self._cancel_remote(envelope, command, open_reply)
         await task.stop()
         ended = with_idempotency_key(task.build_early_end(ReplyCancelled, command.cause), command.idempotency_key)
-        reply = await self._stream.record_with_retry(envelope, EndReply(ended, started=task.reply.version))
-        if reply is not None:
-            return reply
+        result = await self._stream.record_with_retry(envelope, EndReply(ended, started=task.reply.version))
+        if result.reply is not None:
+            return result.reply
         # Another node has ended this attempt: perhaps a later attempt was cancelled.
         started = OpenReply(task.reply.reply_id, task.reply.message_id, task.reply.version)
         return await recorded_remote_reply(self._ports, self._session_id, started, envelope.caller) or task.reply
@@ -49,9 +49,9 @@ class ReplyCloser:
     async def _cancel_queued(self, envelope: Envelope, command: CancelReply, pending: PendingReply) -> Reply | None:
         """End a reply that has not started; a node that owes it learns that from the log."""
         ended = with_idempotency_key(ReplyCancelled(pending.reply_id, "", command.cause), command.idempotency_key)
-        reply = await self._stream.record(envelope, EndReply(ended))
-        if reply is not None:
-            return reply
+        result = await self._stream.record(envelope, EndReply(ended))
+        if result.reply is not None:
+            return result.reply
         request = OpenReply(pending.reply_id, pending.message_id, pending.version)
         return await recorded_remote_reply(self._ports, self._session_id, request, envelope.caller)
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
+from chatbot.sessions.actor.mailbox import CommandResult, Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     SERVICE,
@@ -110,7 +110,8 @@ class SessionStream:
         self, session_id: str, ports: Ports, mailbox: Mailbox, replies: ReplyReactor, prepare: Prepare
     ) -> None:
         self.state: State | None = None
-        self.is_current = not ports.log.is_shared
+        self._is_shared = ports.log.is_shared
+        self.is_current = not self._is_shared
         self._session_id = session_id
         self._ports = ports
         self._mailbox = mailbox
@@ -147,13 +148,13 @@ class SessionStream:
         """Whether the log says that this node owns a reply that is not in memory: the append succeeded, but its
         acknowledgement was lost. Other nodes see this one alive, so none of them would close the reply.
         """
-        if self.state is None or self._replies.shutting_down or not self._ports.log.is_shared:
+        if self.state is None or self._replies.shutting_down or not self._is_shared:
             return False  # what a node owes when it shuts down is started by its next life
         return not own_reply_ids(self.state.session, self._rules.node) <= self._replies.by_id.keys()
 
     def begin_command(self) -> None:
         """A new command: other nodes may have appended since the last one."""
-        self.is_current = not self._ports.log.is_shared
+        self.is_current = not self._is_shared
 
     def on_remote_append(self, version: int) -> None:
         """Another node may have recorded up to `version`: the actor reads it all at once."""
@@ -162,7 +163,7 @@ class SessionStream:
 
     def schedule_catch_up(self) -> None:
         """After the log could not be read: no other notification may come, and a reply may be queued."""
-        if self._ports.log.is_shared:
+        if self._is_shared:
             asyncio.get_running_loop().call_later(CATCH_UP_RETRY_S, self._enqueue_catch_up)
 
     def _enqueue_catch_up(self) -> None:
@@ -171,8 +172,9 @@ class SessionStream:
                 self._mailbox.tell(Envelope(CatchUp(), SERVICE))
                 self._catch_up_is_queued = True
 
-    def record(self, envelope: Envelope, command: Command | None = None) -> Awaitable[Reply | None]:
-        """Decide `command` (None: the envelope's) and append its events; returns the reply that they concern.
+    def record(self, envelope: Envelope, command: Command | None = None) -> Awaitable[CommandResult]:
+        """Decide `command` (None: the envelope's) and append its events; returns the state after them, and the reply
+        that they concern.
 
         Raises Rejection, LogUnavailable, ProjectionError; and VersionConflict for a command with an idempotency key:
         the caller must check again whether another node has handled the same request.
@@ -186,7 +188,7 @@ class SessionStream:
         """
         await self._settle(self._authorise, envelope.command, envelope)
 
-    async def record_with_retry(self, envelope: Envelope, command: EndReply | StartReply) -> Reply | None:
+    async def record_with_retry(self, envelope: Envelope, command: EndReply | StartReply) -> CommandResult:
         """Record what no caller would ask for again: repeated until the disk accepts it. While it refuses, those who
         wait for a reply's end get the error.
         """
@@ -214,8 +216,9 @@ class SessionStream:
             self.state = self._evolved(one)
         self._ports.feeds.publish(self._session_id, recorded)
         touched: Reply | None = None
+        state = self.existing_state
         for one in recorded:
-            touched = self._replies.on_recorded(one, envelope, self.existing_state) or touched
+            touched = self._replies.on_recorded(one, envelope, state) or touched
         return touched
 
     async def catch_up(self) -> None:
@@ -254,7 +257,7 @@ class SessionStream:
 
         Raises VersionMismatch if another node has recorded something else than progress and ends of replies since.
         """
-        if versions is None or not self._ports.log.is_shared:
+        if versions is None or not self._is_shared:
             return None
         expected = max((one for one in versions if one <= self.version), default=0)
         async for page in self._pages(expected):
@@ -264,7 +267,7 @@ class SessionStream:
                     raise rejections.VersionMismatch(versions, self.version)
         return frozenset((self.version,))
 
-    async def _settle(self, decide_now: DecideNow, command: Command, envelope: Envelope) -> Reply | None:
+    async def _settle(self, decide_now: DecideNow, command: Command, envelope: Envelope) -> CommandResult:
         """Decide and append, again after each round that is lost to other writers. Returns and raises as `record`."""
         contention: Contention | None = None
         while True:
@@ -291,30 +294,38 @@ class SessionStream:
                     touched = self.apply(recorded, envelope)
                     if decision.rejection is not None:
                         raise decision.rejection
-                    return touched
+                    return CommandResult(self.existing_state, touched)
             elif self.is_current:
                 if decision.rejection is not None:
                     raise decision.rejection
-                return None
+                return CommandResult(self.existing_state)
             else:  # decided on a state that may be stale
                 await self.catch_up()
             contention = contention or Contention(self._ports.timer)
             contention.begin_round()
 
     async def _decide(self, command: Command, envelope: Envelope) -> Decision:
-        now_us, prepared = self._ports.clock(), command
         match command:
             case EndReply() | CheckpointReply() if envelope.if_versions is None:
-                pass  # the decision needs nothing but the state, and refuses by itself
-            case _:
-                self.check(command, envelope)
-                self.state, prepared = await self._prepare(self.state, command, envelope.caller, now_us)
+                return self._decide_on_reply(command, envelope.caller)
+        now_us = self._ports.clock()
+        self.check(command, envelope)
+        self.state, prepared = await self._prepare(self.state, command, envelope.caller, now_us)
         try:
             return decide(self.state, prepared, now_us, self.rules, envelope.caller, self._session_id)
         except BranchNotLoaded:  # seldom, so that the branch is not searched twice for each message
             prepare = self._prepare(self.state, command, envelope.caller, now_us, loads_branch=True)
             self.state, prepared = await prepare
             return decide(self.state, prepared, now_us, self.rules, envelope.caller, self._session_id)
+
+    def _decide_on_reply(self, command: EndReply | CheckpointReply, caller: Caller) -> Decision:
+        """The decision needs nothing but the state, and refuses by itself. While a reply runs, the session is not due,
+        whatever the time; and the provider's names matter only where the reply's model is none of them.
+        """
+        open_reply = self.state.session.open_reply if self.state is not None else None
+        now_us = self._ports.clock() if open_reply is None else 0
+        rules = self._rules if open_reply is not None and open_reply.names_model else self.rules
+        return decide(self.state, command, now_us, rules, caller, self._session_id)
 
     async def _authorise(self, command: Command, envelope: Envelope) -> Decision:
         self.check(command, envelope)

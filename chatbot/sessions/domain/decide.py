@@ -79,7 +79,7 @@ from events.schema.naming import CONVERSATION
 from projections.folds.message import OPEN
 
 _WHILE_EXPIRED = (DeleteSession, BeginErasure, CopyTexts, RedactMessage, RecordView)
-_FORBIDDEN_BY_HOLD = DeleteSession | RedactMessage
+_FORBIDDEN_BY_HOLD = (DeleteSession, RedactMessage)
 RETENTION = "retention"  # the recorded reason of erasures after a time
 
 
@@ -211,7 +211,7 @@ def _key_consumed() -> rejections.KeyConsumed:
 def is_due(state: State, now_us: int) -> bool:
     """Whether the session's deadline is past, by its own state: open replies postpone it."""
     session = state.session
-    return now_us >= session.expires_at_us and session.open_reply is None and not session.pending
+    return session.open_reply is None and not session.pending and now_us >= session.expires_at_us
 
 
 def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules) -> Decision:
