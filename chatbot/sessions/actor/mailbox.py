@@ -19,7 +19,7 @@ class Envelope(Struct):
     """A command with its caller and the future that takes the answer. `if_versions`: refuse it at any other version.
 
     `cause` is recorded with the events: why the service acts by itself. `closed_calls`: what the command has closed.
-    `messages`: as in Decision.
+    `messages`: as in Decision. `deadline_s`: when the caller stops waiting (AnswerTimer).
     """
 
     command: Command
@@ -29,6 +29,7 @@ class Envelope(Struct):
     cause: str | None = None
     closed_calls: ToolCallsClosed | None = None
     messages: tuple[ContextMessage, ...] = ()
+    deadline_s: float = 0.0
 
     @property
     def metadata(self) -> Metadata:
@@ -46,6 +47,40 @@ class Envelope(Struct):
             self.reply_to.set_exception(answer.with_traceback(None))
         else:
             self.reply_to.set_result(answer)
+
+
+class AnswerTimer:
+    """Ends the wait of callers that get no answer in time. One timer, set to the oldest caller: one for each would
+    nearly always be made and cancelled for nothing.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._waiting: dict[int, Envelope] = {}  # by id(), oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, envelope: Envelope) -> None:
+        """Answer `envelope` with a TimeoutError at its deadline, from now on, unless it is removed before."""
+        loop = asyncio.get_running_loop()
+        envelope.deadline_s = loop.time() + self._timeout_s
+        self._waiting[id(envelope)] = envelope
+        if self._timer is None:
+            self._timer = loop.call_at(envelope.deadline_s, self._time_out)
+
+    def remove(self, envelope: Envelope) -> None:
+        self._waiting.pop(id(envelope), None)
+
+    def _time_out(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        while self._waiting:
+            key, oldest = next(iter(self._waiting.items()))
+            if oldest.deadline_s > now_s:
+                self._timer = loop.call_at(oldest.deadline_s, self._time_out)
+                return
+            del self._waiting[key]
+            oldest.answer(TimeoutError())
 
 
 class CommandResult(Struct, frozen=True):
@@ -124,7 +159,8 @@ class Mailbox:
         if self._closed:
             raise MailboxClosed
         queue.append(envelope)
-        self._notify()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     def _check_idle(self) -> None:
         """One timer serves all waits: when it fires during a later wait, it is set again for that one's deadline."""
@@ -132,11 +168,7 @@ class Mailbox:
         loop = asyncio.get_running_loop()
         if self._arrival is None:
             return  # the actor is busy: its next wait sets the timer
-        if loop.time() >= self._idle_deadline_s:
-            self._notify()
-        else:
+        if loop.time() < self._idle_deadline_s:
             self._idle_timer = loop.call_at(self._idle_deadline_s, self._check_idle)
-
-    def _notify(self) -> None:
-        if self._arrival is not None and not self._arrival.done():
+        elif not self._arrival.done():
             self._arrival.set_result(None)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from chatbot.runtime.backoff import Backoff
 from chatbot.runtime.fair_limit import FairLimit
 from chatbot.sessions.actor.actor import Actor
-from chatbot.sessions.actor.mailbox import CommandResult, Envelope, MailboxClosed
+from chatbot.sessions.actor.mailbox import AnswerTimer, CommandResult, Envelope, MailboxClosed
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     SERVICE,
@@ -47,6 +47,7 @@ class Supervisor:
         self._failures: OrderedDict[str, tuple[int, float]] = (
             OrderedDict()
         )  # count, no restart before (monotonic seconds)
+        self._answer_timer = AnswerTimer(ports.limits.ask_timeout_s)
         self._recoveries: set[asyncio.Task[None]] = set()
         self._draining = False
         self._closed = False
@@ -88,16 +89,18 @@ class Supervisor:
             await self._refuse_strangers(session_id, caller)
         loop = asyncio.get_running_loop()
         envelope = Envelope(command, caller, loop.create_future(), if_versions, cause)
-        # A plain timer that resolves the future costs an eighth of asyncio.timeout.
-        timeout_timer = loop.call_later(self._ports.limits.ask_timeout_s, _time_out, envelope)
+        self._answer_timer.add(envelope)
         try:
-            return await self._await_answer(session_id, envelope, timeout_timer.when())
+            return await self._await_answer(session_id, envelope)
         except TimeoutError:
+            _drop_answer(envelope)
             self._ports.observer.refused("timeout")
             raise rejections.Overloaded("the session did not answer in time; it may still do what was asked") from None
-        finally:
-            timeout_timer.cancel()
+        except BaseException:
             _drop_answer(envelope)
+            raise
+        finally:
+            self._answer_timer.remove(envelope)
 
     async def _refuse_strangers(self, session_id: str, caller: Caller) -> None:
         """Refuse a session of another owner like one that does not exist, and in the same time: by the projections.
@@ -116,7 +119,7 @@ class Supervisor:
         if session is None or not may_access(session.owner, caller):
             raise rejections.SessionNotFound(session_id)
 
-    async def _await_answer(self, session_id: str, envelope: Envelope, deadline_s: float) -> CommandResult:
+    async def _await_answer(self, session_id: str, envelope: Envelope) -> CommandResult:
         """The answer, from a new actor if the present one stops first. Raises TimeoutError, and what `ask` raises."""
         command = envelope.command
         while envelope.reply_to is not None:
@@ -127,7 +130,7 @@ class Supervisor:
                 answer: CommandResult = await envelope.reply_to
             except MailboxClosed:  # lost the race with a stopping actor: activate it again
                 loop = asyncio.get_running_loop()
-                if loop.time() >= deadline_s:  # the timer has fired for the old future and ends no other
+                if loop.time() >= envelope.deadline_s:  # the timer has fired for the old future and ends no other
                     raise TimeoutError from None
                 envelope.reply_to = loop.create_future()
                 await asyncio.sleep(0)
@@ -277,7 +280,3 @@ def _drop_answer(envelope: Envelope) -> None:
     error = reply_to.exception()
     if error is not None and not isinstance(error, TimeoutError):
         envelope.reply_to = None
-
-
-def _time_out(envelope: Envelope) -> None:
-    envelope.answer(TimeoutError())

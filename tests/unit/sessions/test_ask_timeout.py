@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from chatbot.runtime.gc_tuning import collection_paused
-from chatbot.sessions.actor.mailbox import Envelope, MailboxClosed
+from chatbot.sessions.actor.mailbox import AnswerTimer, Envelope, MailboxClosed
 from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain.commands import SERVICE, RecordAccess
 from chatbot.sessions.domain.rejections import Overloaded
@@ -40,6 +40,29 @@ async def test_patience_that_ends_as_the_actor_stops_is_not_forgotten() -> None:
         async with asyncio.timeout(2):
             await asking
     assert refused == ["timeout"]
+
+
+async def test_each_caller_is_told_at_its_own_deadline_by_one_timer() -> None:
+    loop = asyncio.get_running_loop()
+    timer = AnswerTimer(0.05)
+    envelopes = [Envelope(RecordAccess(), SERVICE, loop.create_future()) for _ in range(4)]
+    first, answered, cancelled, last = envelopes
+    for envelope in (first, answered, cancelled):
+        timer.add(envelope)
+    timer.remove(answered)
+    cast("asyncio.Future[None]", cancelled.reply_to).cancel()
+    await asyncio.sleep(0.03)
+    timer.add(last)
+    for envelope in (first, last):
+        with pytest.raises(TimeoutError):
+            await cast("asyncio.Future[None]", envelope.reply_to)
+        assert loop.time() >= envelope.deadline_s
+    assert not cast("asyncio.Future[None]", answered.reply_to).done()
+    later = Envelope(RecordAccess(), SERVICE, loop.create_future())  # after a time without callers
+    timer.add(later)
+    with pytest.raises(TimeoutError):
+        await cast("asyncio.Future[None]", later.reply_to)
+    assert loop.time() >= later.deadline_s
 
 
 async def test_a_refusal_is_freed_at_once_and_not_by_the_garbage_collector() -> None:
