@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Self
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
@@ -41,26 +40,19 @@ class LoopCounter(Collector):
 
 
 class LoopGauge(Collector):
-    """As prometheus_client.Gauge without labels, entered by each of those that it counts, until they leave it."""
+    """As prometheus_client.Gauge without labels. `value` is set directly."""
 
     def __init__(self, name: str, documentation: str, *, registry: CollectorRegistry) -> None:
-        self._inside = 0
+        self.value = 0
         self._name = name
         self._documentation = documentation
         registry.register(self)
-
-    def __enter__(self) -> Self:
-        self._inside += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._inside -= 1
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()
 
     def collect(self) -> Iterable[Metric]:
-        return (GaugeMetricFamily(self._name, self._documentation, value=self._inside),)
+        return (GaugeMetricFamily(self._name, self._documentation, value=self.value),)
 
 
 class Distribution(Struct):

@@ -7,7 +7,6 @@ No label is unbounded: routes are templates, models beyond the first few are `ot
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 import structlog
@@ -71,8 +70,11 @@ class Metrics(MetricDefinitions):
     def accept_failed(self) -> None:
         self._accept_failures.inc()
 
-    def open_stream(self) -> AbstractContextManager[object]:
-        return self._streams
+    def stream_opened(self) -> None:
+        self._streams.value += 1
+
+    def stream_ended(self) -> None:
+        self._streams.value -= 1
 
     # event loop
 

@@ -227,29 +227,30 @@ async def stream_response(
         protocol.write_timeout_s = timeout_s
     stream: ResponseStream | None = None
     principal = request.get(PRINCIPAL)  # other nodes have none
-    with streams.metrics.open_stream():
-        try:
-            stream = await ResponseStream.open(request, headers, ping_s, timeout_s)
-            if isinstance(protocol, HalfClosableProtocol):
-                protocol.on_half_close = stream.probe_reader
-                if protocol.is_half_closed:
-                    stream.probe_reader()
+    streams.metrics.stream_opened()
+    try:
+        stream = await ResponseStream.open(request, headers, ping_s, timeout_s)
+        if isinstance(protocol, HalfClosableProtocol):
+            protocol.on_half_close = stream.probe_reader
+            if protocol.is_half_closed:
+                stream.probe_reader()
+        if principal is not None:
+            streams.keys.begin_use(principal, stream.abort)
+        await write(stream)
+        await stream.close()
+    except ConnectionError as error:
+        # The reader has left. The reply goes on, and the reader may return for the rest.
+        streams.logger.debug("stream.left", reason=type(error).__name__)
+    except Exception:
+        if stream is not None:
+            stream.abort("failed")  # or the problem document would look like a part of this answer
+        raise
+    finally:
+        streams.metrics.stream_ended()
+        if stream is not None:
+            stream.stop_timer()
             if principal is not None:
-                streams.keys.begin_use(principal, stream.abort)
-            await write(stream)
-            await stream.close()
-        except ConnectionError as error:
-            # The reader has left. The reply goes on, and the reader may return for the rest.
-            streams.logger.debug("stream.left", reason=type(error).__name__)
-        except Exception:
-            if stream is not None:
-                stream.abort("failed")  # or the problem document would look like a part of this answer
-            raise
-        finally:
-            if stream is not None:
-                stream.stop_timer()
-                if principal is not None:
-                    streams.keys.end_use(principal, stream.abort)
+                streams.keys.end_use(principal, stream.abort)
     return stream.response if stream is not None else web.Response(status=CLIENT_LEFT_STATUS)
 
 

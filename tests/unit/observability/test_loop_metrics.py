@@ -28,7 +28,7 @@ def test_the_exposition_is_that_of_the_client_library(observed: list[tuple[str, 
     for who, value in observed:
         total.series[()] += 2
         their_total.inc(2)
-        inside.__enter__()
+        inside.value += 1
         their_inside.inc()
         observe(histogram.series[(who,)], value)
         their_histogram.labels(who).observe(value)
