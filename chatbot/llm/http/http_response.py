@@ -18,6 +18,7 @@ from events.catalogue import Usage
 TRUNCATED = "The model server's answer was cut before its end"
 MALFORMED = "The model server's answer is malformed"
 DONE = b"[DONE]"
+CR = 13  # as a number it is found in bytes at a tenth of the cost
 
 END_SILENCE_S = 5.0  # after a finish reason: then the reply counts as complete, though its body has not ended
 END_WAIT_S = 0.05  # after [DONE], for the end of the body, which allows the connection to be used again
@@ -99,10 +100,11 @@ class SseParser:
         if not data:
             return []
         # The usual form is parsed faster: complete events, each with one line of data.
-        is_plain = data.startswith(b"data: ") and data.endswith(b"\n\n") and b"\r" not in data
+        is_plain = data.startswith(b"data: ") and data.endswith(b"\n\n") and CR not in data
         if is_plain and not self._unfinished and not self._data and len(data) <= self._line_max_bytes:
-            events = data[6:-2].split(b"\n\ndata: ")
-            if data.count(b"\n") == 2 * len(events):  # no other line ends than those of the events
+            line_ends = data.count(b"\n")
+            events = [data[6:-2]] if line_ends == 2 else data[6:-2].split(b"\n\ndata: ")
+            if line_ends == 2 * len(events):  # no others than those of the events
                 self._at_start = False
                 return events
         lines = data.splitlines()

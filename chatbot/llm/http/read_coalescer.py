@@ -97,12 +97,13 @@ class ReadCoalescer:
 
     def _run_round(self) -> None:
         self._timer = None
+        ready = self._poll.poll(0)
+        self._measured_reads += len(ready)
         try:
-            for descriptor, _ in self._poll.poll(0):
+            for descriptor, _ in ready:
                 connection = self._connections.get(descriptor)
                 if connection is None:  # removed within this round
                     continue
-                self._measured_reads += 1
                 try:
                     data = os.read(descriptor, READ_MAX_BYTES)
                 except BlockingIOError:
