@@ -45,10 +45,6 @@ EXPOSED = (
 SERVER = "chatbot"  # without this header aiohttp sends its version and Python's
 PRIVATE = "private, no-cache"  # answers contain conversations: no shared cache may keep one
 COMMON_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": PRIVATE}  # where an answer has no others
-# What set_headers sets without an Origin, for answers that are made at once; the request id is to be filled in.
-COMMON_HEAD = "".join(
-    f"{name}: {value}\r\n" for name, value in {"Server": SERVER, "X-Request-ID": "{}", **COMMON_HEADERS}.items()
-)
 
 # As structlog.contextvars.bind_contextvars(request_id=…) makes it, at a tenth of the cost: log lines have the field.
 LOGGED_REQUEST_ID: ContextVar[str] = ContextVar(f"{STRUCTLOG_KEY_PREFIX}request_id")
@@ -78,8 +74,6 @@ async def serve_request(request: web.Request, services: Services) -> web.StreamR
         except Exception as error:  # noqa: BLE001  logged if it is unexpected
             response = _problem_response(error, request, services)
         status = response.status
-        if not readiness.retiring and "Origin" not in request.headers and request.content.is_eof():
-            served.common_head = COMMON_HEAD.format(request_id)
         return response
     finally:
         LOGGED_REQUEST_ID.reset(bound)

@@ -2,18 +2,14 @@
 
 import gzip
 import hashlib
-import time
-from email.utils import formatdate
-from functools import lru_cache
 from typing import Any, assert_never
 
 import msgspec
-from aiohttp import ETag, HttpVersion11, web
+from aiohttp import ETag, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from msgspec import UNSET, Struct, UnsetType
 
-from chatbot.api.access.access_log import SERVED
 from chatbot.api.response_bodies import (
     ChatView,
     MediaView,
@@ -52,32 +48,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class JsonResponse(web.Response):
-    """An answer whose head and body are usually sent as one piece, without aiohttp's steps for answers that may have
-    cookies, be compressed or chunked, or have no body.
-    """
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send all of the answer, with the bytes that aiohttp and `add_headers` would make."""
-        body, headers, served = self._body, self._headers, request[SERVED]
-        is_new = self._keep_alive is None and self._payload_writer is None and not self._eof_sent
-        is_usual = request.version == HttpVersion11 and request.method != "HEAD" and request.keep_alive
-        if not (is_new and is_usual and served.common_head and isinstance(body, bytes)):
-            return await super().prepare(request)
-        if "Cache-Control" in headers or not all(map(str.isprintable, headers.values())):  # which aiohttp refuses
-            return await super().prepare(request)
-        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        length = f"Content-Length: {len(body)}\r\nDate: {_http_date(int(time.time()))}\r\n"
-        head = f"HTTP/1.1 {self._status} {self._reason}\r\n{own}{length}{served.common_head}\r\n"
-        self._keep_alive, served.status = True, self._status
-        await request.writer.write(head.encode() + body)
-        await request.writer.drain()
-        self._eof_sent = True
-        return None
-
-
-@lru_cache(maxsize=1)
-def _http_date(unix_s: int) -> str:
-    return formatdate(unix_s, usegmt=True)
+    """An answer that the HTTP server usually sends in one piece."""
 
 
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

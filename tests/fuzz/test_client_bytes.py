@@ -32,7 +32,7 @@ from chatbot.api.requests import (
     read_cursor,
     read_idempotency_key,
 )
-from chatbot.api.server.http_server import find_origin
+from chatbot.api.server.parse_errors import find_origin
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import Services
 from chatbot.api.v1.completion_requests import check_completion, completion_parameters, read_completion

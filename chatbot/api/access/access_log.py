@@ -33,16 +33,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ServedRequest(Struct):
-    """What is noted of a request while it is answered. `key`: the name of the API key; `status`: as sent so far.
-    `common_head`: the headers of every answer as they are sent, if nothing about the request changes them.
-    """
+    """What is noted of a request while it is answered. `key`: the name of the API key; `status`: as sent so far."""
 
     started_s: float  # by time.perf_counter
     route: str = UNMATCHED
     key: str | None = None
     status: int = CLIENT_LEFT_STATUS
     request_id: str = ""  # until it is assigned
-    common_head: str = ""
 
 
 SERVED: web.RequestKey[ServedRequest] = web.RequestKey("served", ServedRequest)

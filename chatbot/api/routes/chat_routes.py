@@ -129,7 +129,7 @@ async def _streamed_response(
     view = FrameView(session_id, reply, streams.retry_ms)
     running_reply = services.supervisor.running_reply
     writer = ReplyWriter(streams.flush_scheduler, session_id, reply, running_reply, view, cursor)
-    return await stream_response(request, writer.write)
+    return await stream_response(request, writer.write, first=writer.begin())
 
 
 async def _post_message(request: web.Request, *, stream: bool) -> RequestedReply:

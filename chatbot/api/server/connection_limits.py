@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from msgspec import Struct
 
 from chatbot.runtime.fair_limit import Owner, find_excess
@@ -207,6 +207,16 @@ class BoundedProtocol(web.RequestHandler):
         self._held_bytes = 0
         self.write_timeout_s = self._connections.limits.write_timeout_s
         self._connections.mark_idle(self)
+
+    async def begin_stream(self, request: web.BaseRequest, response: web.StreamResponse, first: bytes) -> None:
+        """Send the head of a streamed answer, and `first` unless it is empty. Raises ConnectionError."""
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        else:  # some proxies still use HTTP/1.0: the stream ends with the connection
+            response.force_close()
+        await response.prepare(request)
+        if first:
+            await response.write(first)
 
     def abort(self) -> None:
         """Close without sending the rest."""

@@ -5,37 +5,34 @@ its version.
 """
 
 import asyncio
-import re
 import time
 from contextlib import suppress
-from functools import partial
+from email.utils import formatdate
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR
 
 from chatbot.api.access.access_log import ACCESS_LOG, SERVED, UNMATCHED, AccessLog, ServedRequest
 from chatbot.api.access.client_address import UNKNOWN, parse_address
-from chatbot.api.middleware import request_id_of, set_headers
+from chatbot.api.middleware import COMMON_HEADERS, SERVER, request_id_of, set_headers
 from chatbot.api.problems import RETRY_AFTER_S, Problem, internal_error, render
+from chatbot.api.responses import JsonResponse
 from chatbot.api.server.connection_limits import ConnectionLimits, Connections, HalfClosableProtocol
+from chatbot.api.server.parse_errors import LINE_MAX_BYTES, find_origin, headers_too_large, problem_for_parse_error
 from chatbot.api.server.path_prefix import strip_prefix
 from chatbot.api.services import SERVE, SERVICES, Services
 from chatbot.api.v1.error_form import is_v1, render_error
 from chatbot.runtime.descriptors import raise_descriptor_limit
 
-LINE_MAX_BYTES = 8190  # of the request line
 FIELD_FRAME_BYTES = 4  # of a header besides its name and value: colon, space and line end
-REASON_MAX_CHARS = 200
 LINGER_S = 2.0  # for which the rest of an unread body is read and discarded, so that its sender sees the answer
-
-ORIGIN_MAX_BYTES = 300  # of a request that cannot be parsed
-_ORIGIN = re.compile(rb"^Origin:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 
 
 class HttpRunner(web.AppRunner):
@@ -97,16 +94,6 @@ class HttpServer(web.Server):
         if resource is not None and resource.canonical == path:
             self._fixed_routes[request.method, path] = found
         return found
-
-
-def find_origin(data: bytes) -> str | None:
-    """The Origin header in the bytes of a request that cannot be parsed; None if it is missing or too long.
-
-    Takes linear time: the sender is not authenticated.
-    """
-    found = _ORIGIN.search(data)
-    origin = found[1].strip(b" \t") if found else b""
-    return origin.decode("latin-1") if 0 < len(origin) <= ORIGIN_MAX_BYTES else None
 
 
 class HttpProtocol(HalfClosableProtocol):
@@ -231,17 +218,70 @@ class HttpProtocol(HalfClosableProtocol):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """As in aiohttp; then the request is in the access log, and the connection idle."""
+        answer, client_left = resp, False
         try:
-            answer, client_left = await super().finish_response(request, resp, start_time)
+            if isinstance(resp, JsonResponse) and not self._upgraded and self._send_at_once(request, resp):
+                await request.writer.drain()
+            elif not resp._eof_sent or self._upgraded:
+                answer, client_left = await super().finish_response(request, resp, start_time)
+        except ConnectionError:
+            client_left = True
         except asyncio.CancelledError:  # the client has left while the answer was sent, or the shutdown ended it
             self._access_log.write_answered(request, resp.status, client_left=request.transport is None)
             raise
-        else:
-            if self._access_log.is_on:
-                self._access_log.write_answered(request, answer.status, client_left=client_left)
-            return answer, client_left
         finally:
             self.on_answer_end()
+        if self._access_log.is_on:
+            self._access_log.write_answered(request, answer.status, client_left=client_left)
+        return answer, client_left
+
+    def _send_at_once(self, request: web.BaseRequest, response: JsonResponse) -> bool:
+        """Send all of a usual answer as one piece; False: aiohttp is to send it. Raises ConnectionError."""
+        body = response.body
+        head = self._make_head(request, response, f"Content-Length: {len(body)}") if isinstance(body, bytes) else None
+        if head is None:
+            return False
+        self._write(request, head + cast(bytes, body))
+        response._keep_alive = response._eof_sent = True
+        return True
+
+    async def begin_stream(self, request: web.BaseRequest, response: web.StreamResponse, first: bytes) -> None:
+        """As for any connection, but of a usual answer the head and `first` are one piece."""
+        head = self._make_head(request, response, "Transfer-Encoding: chunked")
+        if head is None:
+            await super().begin_stream(request, response, first)
+            return
+        request.writer.enable_chunking()
+        response._payload_writer, response._keep_alive, response._chunked = request.writer, True, True
+        self._write(request, head + b"%x\r\n%b\r\n" % (len(first), first) if first else head)
+
+    def _make_head(self, request: web.BaseRequest, response: web.StreamResponse, framing: str) -> bytes | None:
+        """The head of a usual answer, without aiohttp's steps for answers that may have cookies, be compressed or have
+        no body, and with the bytes that aiohttp and `add_headers` would make; None: they are to make it.
+
+        `framing`: the header that tells where the answer ends.
+        """
+        served, headers = request[SERVED], response.headers
+        is_new = response.keep_alive is None and not response.prepared and served.request_id
+        is_usual = request.version == HttpVersion11 and request.method != "HEAD" and request.keep_alive
+        if not (is_new and is_usual and request.content.is_eof()) or "Origin" in request.headers:
+            return None
+        if self._server.services.readiness.retiring or not all(map(str.isprintable, headers.values())):
+            return None  # aiohttp refuses what is not printable
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        common = "".join([f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items() if name not in headers])
+        status = served.status = response.status
+        return (
+            f"HTTP/1.1 {status} {response.reason}\r\n{own}{framing}\r\nDate: {_http_date(int(time.time()))}\r\n"
+            f"Server: {SERVER}\r\nX-Request-ID: {served.request_id}\r\n{common}\r\n"
+        ).encode()
+
+    def _write(self, request: web.BaseRequest, data: bytes) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        request.writer.output_size += len(data)
+        transport.write(data)
 
     def handle_error(
         self,
@@ -259,6 +299,11 @@ class HttpProtocol(HalfClosableProtocol):
             structlog.get_logger("api").error("request.failed", error=type(exc).__name__, exc_info=exc)
             problem, origin = internal_error(), request.headers.get("Origin")
         return render_refusal(request, problem, self._server.services, origin)
+
+
+@lru_cache(maxsize=1)
+def _http_date(unix_s: int) -> str:
+    return formatdate(unix_s, usegmt=True)
 
 
 def _make_connections(services: Services, access_log: AccessLog) -> Connections:
@@ -310,7 +355,7 @@ def _unsupported(request: web.BaseRequest, headers_max_bytes: int) -> Problem | 
     """The refusal of headers that are too large or ask for what is not supported (RFC 9110, 10.1.1 and 15.5.16)."""
     fields = request.raw_headers
     if sum(map(len, chain.from_iterable(fields))) + FIELD_FRAME_BYTES * len(fields) > headers_max_bytes:
-        return _headers_too_large(f"the headers exceed {headers_max_bytes} bytes together")
+        return headers_too_large(f"the headers exceed {headers_max_bytes} bytes together")
     expected = request.headers.get("Expect")
     if expected is not None and expected.lower() != "100-continue":
         return Problem(417, "expectation-failed", "Expectation failed", "of Expect only 100-continue is known")
@@ -319,27 +364,3 @@ def _unsupported(request: web.BaseRequest, headers_max_bytes: int) -> Problem | 
             why = "compressed bodies are not accepted: send the body as it is, without Content-Encoding"
             return Problem(415, "content-encoding", "Unsupported content encoding", why)
     return None
-
-
-def problem_for_parse_error(error: BadHttpMessage) -> Problem:
-    """What is wrong with a request that is not valid HTTP. Quotes none of its bytes: they may contain a secret."""
-    if isinstance(error, LineTooLong):
-        limit = error.args[1]
-        if limit == LINE_MAX_BYTES:
-            return Problem(414, "address-too-long", "Address too long", f"the path and query exceed {limit} bytes")
-        return _headers_too_large(f"a header exceeds {limit} bytes")
-    if error.message.startswith("Too many headers"):
-        return _headers_too_large("there are too many headers")
-    if isinstance(error, BadHttpMethod):
-        why = "the request begins with no method of HTTP; this port speaks plain HTTP, not HTTPS"
-    elif isinstance(error, BadStatusLine):
-        why = "the request line is not valid"
-    elif isinstance(error, InvalidHeader):
-        why = "a header is not valid"
-    else:
-        why = error.message.splitlines()[0].rstrip(":")[:REASON_MAX_CHARS] if error.message else "not valid HTTP"
-    return Problem(400, "bad-request", "Bad request", why)
-
-
-def _headers_too_large(why: str) -> Problem:
-    return Problem(431, "headers-too-large", "Headers too large", why)

@@ -79,16 +79,21 @@ class ReplyWriter:
         self._phase, self._offset = resume_point(reply, after)
         self._part = NO_PART if after is None else after.part  # the last part of which something was sent
 
+    def begin(self) -> bytes:
+        """The first frames, which `write` sends unless they were sent with the headers; empty if there are none."""
+        if self._phase is not ReplyPhase.START:
+            return b""
+        self._phase = ReplyPhase.TEXT
+        return self._view.start(self._version, self._offset_ahead) + self._encode_new_text()
+
     async def write(self, stream: ResponseStream) -> None:
         """Until the reply's end is known, or the reader leaves, which raises ConnectionError."""
         reply = self._reply
         if self._phase is ReplyPhase.ENDED:
             await stream.close(self._view.nothing_new())
             return
-        if self._phase is ReplyPhase.START:
-            first = self._view.start(self._version, self._offset_ahead) + self._encode_new_text()
-            if first:  # else the reader has had all of it: an empty chunk would end the stream
-                await stream.send(first)
+        if first := self.begin():  # an empty chunk would end the stream
+            await stream.send(first)
         await self._flush_scheduler.stream_updates(stream, self._take_news, reply.signal)
         await stream.close(self._encode_new_text() + self._encode_end())
 

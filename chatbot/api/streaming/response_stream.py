@@ -10,11 +10,11 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, cast
 
 import msgspec
 import structlog
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from chatbot.api.access.authorization import PRINCIPAL
@@ -209,13 +209,15 @@ async def stream_response(
     request: web.Request,
     write: Callable[["ResponseStream"], Awaitable[None]],
     *,
+    first: bytes = b"",
     headers: Mapping[str, str] = HEADERS,
     ping_s: float | None = None,
 ) -> web.StreamResponse:
     """Open an event stream, let `write` fill it, and end it. It also ends when the reader leaves, and, by an aborted
     connection, when the reader's key is no longer valid.
 
-    Streams of another type have other `headers`. `ping_s` (seconds) None: as in the settings; infinite: no pings.
+    `first`: frames that are sent in one piece with the headers. Streams of another type have other `headers`. `ping_s`
+    (seconds) None: as in the settings; infinite: no pings.
     """
     streams = request.app[STREAMS]
     if ping_s is None:
@@ -229,13 +231,14 @@ async def stream_response(
     principal = request.get(PRINCIPAL)  # other nodes have none
     streams.metrics.stream_opened()
     try:
-        stream = await ResponseStream.open(request, headers, ping_s, timeout_s)
+        stream = await ResponseStream.open(request, headers, first, ping_s, timeout_s)
         if isinstance(protocol, HalfClosableProtocol):
             protocol.on_half_close = stream.probe_reader
             if protocol.is_half_closed:
                 stream.probe_reader()
         if principal is not None:
             streams.keys.begin_use(principal, stream.abort)
+        await stream.drain()
         await write(stream)
         await stream.close()
     except ConnectionError as error:
@@ -293,18 +296,14 @@ class ResponseStream:
 
     @classmethod
     async def open(
-        cls, request: web.Request, headers: Mapping[str, str], ping_s: float, write_timeout_s: float
+        cls, request: web.Request, headers: Mapping[str, str], first: bytes, ping_s: float, write_timeout_s: float
     ) -> "ResponseStream":
-        """Send the headers. Raises ConnectionError if the reader has left."""
+        """Send the headers and `first`. Raises ConnectionError if the reader has left."""
         response = web.StreamResponse(headers=headers)
-        if request.version >= HttpVersion11:
-            response.enable_chunked_encoding()
-        else:  # some proxies still use HTTP/1.0: the stream ends with the connection
-            response.force_close()
-        writer = await response.prepare(request)
-        if request.transport is None or writer is None:
+        await cast(BoundedProtocol, request.protocol).begin_stream(request, response, first)
+        if request.transport is None:
             raise ConnectionResetError("the reader has left")
-        return cls(response, ReaderConnection(writer, request.transport), ping_s, write_timeout_s)
+        return cls(response, ReaderConnection(request.writer, request.transport), ping_s, write_timeout_s)
 
     def push(self, frames: bytes) -> bool:
         """Write without waiting. False: the socket did not take all of it; await `drain` before the next push.

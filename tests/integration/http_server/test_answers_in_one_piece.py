@@ -1,16 +1,17 @@
-"""An answer of JSON, whose head the service makes itself, is on the wire as aiohttp would send it."""
+"""An answer whose head the service makes itself is on the wire as aiohttp would send it."""
 
 import asyncio
 import re
 
 import httpx
 import pytest
-from aiohttp import web
 
-from chatbot.api.responses import JsonResponse
+from chatbot.api.server.http_server import HttpProtocol
 from tests.integration.http_server.test_half_closed_connections import ask, get, post
+from tests.support.model.model_server import ModelServer
 from tests.support.service import Running
 
+IDS = re.compile(rb"[0-9a-f-]{36}")
 VARYING = re.compile(rb"(?m)^(Date|X-Request-ID): .*$")
 
 
@@ -37,10 +38,52 @@ REQUESTS = [
 async def test_it_has_the_same_bytes(service: Running, monkeypatch: pytest.MonkeyPatch, request_bytes: bytes) -> None:
     url = service.client.base_url
     answers = [await ask(url, request_bytes) for _ in range(2)]  # the second finds its route in memory
-    monkeypatch.setattr(JsonResponse, "prepare", web.Response.prepare)
+    monkeypatch.setattr(HttpProtocol, "_make_head", lambda *_: None)
     expected = VARYING.sub(b"", await ask(url, request_bytes))
     assert expected.startswith(b"HTTP/1.")
     assert [VARYING.sub(b"", one) for one in answers] == [expected, expected]
+
+
+STREAMS = [
+    pytest.param("/api/chat/stream", (), id="chat"),
+    pytest.param("/v1/chat/completions", (), id="other headers"),
+    pytest.param("/api/chat/stream", ("Origin: http://127.0.0.1",), id="origin"),
+    pytest.param("/api/chat/stream", ("Connection: close",), id="close"),
+]
+
+
+@pytest.mark.parametrize(("path", "headers"), STREAMS)
+async def test_a_stream_has_the_same_head(
+    service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch, path: str, headers: tuple[str, ...]
+) -> None:
+    async def streamed() -> bytes:
+        model.script(pieces=("Hello ", "world"))
+        body: dict[str, object] = {"session_id": await service.session(), "message": "hi"}
+        if path.startswith("/v1"):
+            body = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        lines = "".join(f"{one}\r\n" for one in headers)
+        request = post(path, body).replace(b"Host:", f"{lines}Host:".encode(), 1)
+        answer = await ask(service.client.base_url, request, closes_after_s=0.3)  # /v1 takes an earlier end for leaving
+        head, _, chunks = VARYING.sub(b"", answer).partition(b"\r\n\r\n")
+        assert b"world" in chunks
+        assert chunks.endswith(b"\r\n0\r\n\r\n")
+        return IDS.sub(b"", head)
+
+    answer = await streamed()
+    monkeypatch.setattr(HttpProtocol, "_make_head", lambda *_: None)
+    assert answer == await streamed()
+
+
+async def test_the_first_frames_of_a_stream_come_with_its_head(service: Running, model: ModelServer) -> None:
+    model.script(pieces=("Hello ", "world"), delay_s=0.2)
+    url, body = service.client.base_url, {"session_id": await service.session(), "message": "hi"}
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(post("/api/chat/stream", body))
+    async with asyncio.timeout(20):
+        first = await reader.read(65_536)
+    writer.close()
+    assert first.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream")
+    assert b'"type":"start"' in first
 
 
 async def test_headers_of_an_answer_are_sent_with_it(service: Running) -> None:

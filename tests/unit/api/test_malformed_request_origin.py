@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatbot.api.server.http_server import ORIGIN_MAX_BYTES, find_origin
+from chatbot.api.server.parse_errors import ORIGIN_MAX_BYTES, find_origin
 
 LONGEST = "x" * ORIGIN_MAX_BYTES
 
