@@ -243,7 +243,7 @@ class MetricDefinitions:
         )
         self._loop_lag = LoopHistogram(
             "chatbot_loop_lag_seconds",
-            "How late the event loop wakes a sleeper, looked at ten times a second.",
+            "How late the event loop wakes a sleeper, looked at ten times a second, in an idle process once.",
             buckets=bounds.LAG,
             registry=registry,
         ).series[()]
