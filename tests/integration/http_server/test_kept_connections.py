@@ -25,12 +25,12 @@ async def test_more_requests_than_are_read_ahead_are_answered_in_their_order(ser
 
 
 async def test_a_connection_is_closed_once_it_has_been_idle_for_long(tmp_path: Path, model: ModelServer) -> None:
-    async with serving(tmp_path, model.url, CHATBOT_SERVER_KEEPALIVE_TIMEOUT_S="0.3") as service:
+    async with serving(tmp_path, model.url, CHATBOT_SERVER_KEEPALIVE_TIMEOUT_S="1.2") as service:
         url = service.client.base_url
         reader, writer = await asyncio.open_connection(url.host, url.port)
         async with asyncio.timeout(10):
-            for _ in range(3):
-                await asyncio.sleep(0.2)
+            for _ in range(3):  # as a whole longer than a connection may be idle
+                await asyncio.sleep(0.45)
                 writer.write(get("/livez"))
                 assert await reader.readuntil(b"}") != b""
             assert await reader.read() == b""
