@@ -136,13 +136,8 @@ class HttpProtocol(HalfClosableProtocol):
                     await self._waiter
                 finally:
                     self._waiter = None
-            message, payload = self._messages.popleft()
-            if self._parser is not None:
-                self._parser.message_consumed()
-            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                self._resume_reading_if_drained()
             try:
-                await self._answer(message, payload)
+                await self._answer(*self._take_message())
             except asyncio.CancelledError:  # the client has left, or the shutdown ends the request
                 self.force_close()
                 raise
@@ -156,10 +151,21 @@ class HttpProtocol(HalfClosableProtocol):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            if self._messages:  # thousands may have come at once, and other connections have their turn in between
+                await asyncio.sleep(0)
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    def _take_message(self) -> tuple[Any, StreamReader]:
+        """The next request and its body. Reads on once there is room for more of them."""
+        taken = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return taken
 
     async def _answer(self, message: Any, payload: StreamReader) -> None:
         """Answer one request. Raises ConnectionError if its client has left."""

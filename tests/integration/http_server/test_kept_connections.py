@@ -24,6 +24,29 @@ async def test_more_requests_than_are_read_ahead_are_answered_in_their_order(ser
     assert [one for one, answer in zip(titles, answers, strict=True) if f'"{one}"'.encode() not in answer] == []
 
 
+async def test_others_have_their_turn_between_the_requests_that_a_client_sends_together(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds, seen, find_refusal = 0, [], HttpServer.find_refusal
+
+    async def count_rounds() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0)
+            rounds += 1
+
+    def note_round(server: HttpServer, request: web.BaseRequest) -> web.Response | None:
+        seen.append(rounds)
+        return find_refusal(server, request)
+
+    monkeypatch.setattr(HttpServer, "find_refusal", note_round)
+    counting = asyncio.create_task(count_rounds())
+    await ask(service.client.base_url, get("/livez") * (3 * QUEUED_MAX))
+    counting.cancel()
+    assert len(seen) == 3 * QUEUED_MAX
+    assert sorted(set(seen)) == seen
+
+
 async def test_a_connection_is_closed_once_it_has_been_idle_for_long(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url, CHATBOT_SERVER_KEEPALIVE_TIMEOUT_S="1.2") as service:
         url = service.client.base_url
