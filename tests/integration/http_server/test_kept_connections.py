@@ -1,10 +1,11 @@
 """Requests of one connection are answered in turn, by one task, until the connection is closed."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
-from aiohttp import web
+from aiohttp import StreamReader, web
 from structlog.testing import capture_logs
 
 from chatbot.api.server.http_server import HttpServer
@@ -73,3 +74,21 @@ async def test_a_failure_of_the_server_itself_is_logged_answered_and_ends_the_co
     assert answer.count(b"HTTP/1.1") == 1
     assert b"\r\nConnection: close\r\n" in answer
     assert [one["error"] for one in logs if one["event"] == "request.failed"] == ["LookupError"]
+
+
+async def test_an_idle_connection_holds_no_body_that_nothing_has_read(service: Running) -> None:
+    size, url = 30_000, service.client.base_url
+
+    def is_held() -> bool:
+        gc.collect()
+        return any(isinstance(one, StreamReader) and one.total_bytes == size for one in gc.get_objects())
+
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(post("/livez", "x" * (size - 2)))  # with two quotes
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+        while is_held():
+            await asyncio.sleep(0.05)
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"Connection: close" not in head
+    writer.close()
