@@ -6,11 +6,11 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiosqlite
 import pytest
 import structlog
 from hypothesis import settings
 
-from events.storage.sqlite.batched_connection import ThreadConnection
 from tests.support.model.model_server import ModelServer
 from tests.support.nightly import scaled
 from tests.support.programs.postgres_server import PostgresServer, postgres_server
@@ -101,5 +101,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_unconfigure() -> None:
     """Let the process end: a log that a test left open (an example cut off in the middle) has threads that wait."""
     for one in gc.get_objects():
-        if isinstance(one, ThreadConnection):
+        if isinstance(one, aiosqlite.Connection):
             one.stop()

@@ -19,6 +19,8 @@ from structlog.typing import EventDict, Processor
 from chatbot.observability.log_writer import LogWriter
 
 _FIRST = ("timestamp", "level", "event", "logger")
+# its debug records carry every statement's parameters, and so the texts of messages
+_NOISY_LOGGERS = ("aiosqlite",)
 
 
 def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO | LogWriter | None = None) -> None:
@@ -106,6 +108,8 @@ def _configure_stdlib(level: int, stream: TextIO | LogWriter, render: list[Proce
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
 
 

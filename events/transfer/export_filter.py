@@ -60,7 +60,7 @@ class ExportFilter:
         """Select by `owner` or by `sessions`, in a snapshot of the log file `path`. Raises sqlite3.Error."""
         async with open_snapshot(await asyncio.to_thread(path.resolve), LogOptions()) as snapshot:
             selection = cls(snapshot)
-            await selection._connection.fetch(_CREATE_TABLE)
+            await selection._connection.execute_fetchall(_CREATE_TABLE)
             await selection._choose_streams(owner, sessions)
             yield selection
 
@@ -70,11 +70,11 @@ class ExportFilter:
             f"SELECT {RAW_COLUMNS} FROM events WHERE position > ?"  # noqa: S608  constants
             " AND +stream_id IN (SELECT stream_id FROM temp.streams WHERE taken) ORDER BY position LIMIT ?"
         )
-        return [stored_row(tuple(row)) for row in await self._connection.fetch(query, (after, limit))]
+        return [stored_row(tuple(row)) for row in await self._connection.execute_fetchall(query, (after, limit))]
 
     async def count(self) -> int:
         """The number of selected streams."""
-        ((taken,),) = await self._connection.fetch("SELECT count(*) FROM temp.streams WHERE taken")
+        ((taken,),) = await self._connection.execute_fetchall("SELECT count(*) FROM temp.streams WHERE taken")
         return int(taken)
 
     async def _choose_streams(self, owner: str | None, sessions: Collection[str] | None) -> None:
@@ -84,7 +84,7 @@ class ExportFilter:
             " ORDER BY position DESC LIMIT ?"
         )
         before = 2**63 - 1
-        while page := list(await self._connection.fetch(query, (before, PAGE))):
+        while page := list(await self._connection.execute_fetchall(query, (before, PAGE))):
             for _, stream_id, kind, data in page:
                 fields = msgspec.json.decode(data, type=_OwnerFields) if data is not None else _OwnerFields()
                 await self._classify_stream(stream_id, (kind, fields), owner, sessions)
@@ -95,7 +95,7 @@ class ExportFilter:
     ) -> None:
         """Process one event of a stream. The first one processed is the stream's newest, which tells the owner."""
         kind, fields = event
-        rows = await self._connection.fetch(
+        rows = await self._connection.execute_fetchall(
             "SELECT taken, owner, wanted_by IS NOT NULL, wanted_by FROM temp.streams WHERE stream_id = ?", (stream_id,)
         )
         known = next(iter(rows), None)
@@ -111,13 +111,13 @@ class ExportFilter:
             await self._add_fork_source(str(fields.forked_from["session_id"]), fields.owner)
 
     async def _save_stream(self, stream_id: str, *, taken: bool, owner: str | None) -> None:
-        await self._connection.fetch(
+        await self._connection.execute_fetchall(
             "INSERT INTO temp.streams VALUES (?, ?, ?, NULL)"
             " ON CONFLICT DO UPDATE SET taken = excluded.taken, owner = excluded.owner",
             (stream_id, int(taken), owner),
         )
 
     async def _add_fork_source(self, stream_id: str, owner: str | None) -> None:
-        await self._connection.fetch(
+        await self._connection.execute_fetchall(
             "INSERT INTO temp.streams VALUES (?, 0, NULL, ?) ON CONFLICT DO NOTHING", (stream_id, owner or "")
         )

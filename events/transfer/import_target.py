@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
+import aiosqlite
 import msgspec
 from msgspec.structs import astuple, replace
 
@@ -24,7 +25,7 @@ from events.storage.database_lock import DatabaseLock
 from events.storage.erasure_rules import without_erased
 from events.storage.incomplete_log import WritingCommand, writing_command_of
 from events.storage.media_references import references_in
-from events.storage.sqlite.batched_connection import ThreadConnection
+from events.storage.sqlite.batched_connection import run_in_thread
 from events.storage.sqlite.sqlite_errors import unusable
 from events.storage.sqlite.sqlite_media_copy import SqliteMediaCopy
 from events.storage.sqlite.sqlite_media_schema import find_missing
@@ -66,7 +67,9 @@ class PresentEvent(msgspec.Struct, frozen=True):
 class ImportTarget:
     """A log to copy into, locked. Created by `open`; must be closed."""
 
-    def __init__(self, connection: ThreadConnection, lock: DatabaseLock, head: Head, command: WritingCommand) -> None:
+    def __init__(
+        self, connection: aiosqlite.Connection, lock: DatabaseLock, head: Head, command: WritingCommand
+    ) -> None:
         self.head = head
         self._command = command
         self.index = ImportIndex()
@@ -88,8 +91,8 @@ class ImportTarget:
         """
         path = await asyncio.to_thread(path.resolve)
         connection, lock = await open_exclusive(path, command, create=True)
-        target = cls(connection, lock, await connection.run(read_head), command)
-        ((number,),) = await connection.fetch("PRAGMA user_version")
+        target = cls(connection, lock, await run_in_thread(connection, read_head), command)
+        ((number,),) = await connection.execute_fetchall("PRAGMA user_version")
         target.is_resumed = not lock.is_new_database and writing_command_of(number) is command
         target._interrupted_file = await _source_file(connection)
         target._created_path = path if lock.is_new_database else None
@@ -117,7 +120,7 @@ class ImportTarget:
             return {}
         query = _FIND.format(",".join(["(?,?)"] * len(rows)))
         asked = [value for row in rows for value in (row.stream_id, row.version)]
-        found = await self._connection.fetch(query, asked)
+        found = await self._connection.execute_fetchall(query, asked)
         return {(one[0], one[1]): PresentEvent(one[2], one[3], _source(one[4])) for one in found}
 
     async def missing_media(self, digests: Collection[bytes]) -> frozenset[bytes]:
@@ -185,9 +188,13 @@ class ImportTarget:
         """
         unused: Path | None = None
         try:
-            if refused and self._created_path and not await self._connection.fetch("SELECT 1 FROM events LIMIT 1"):
+            if (
+                refused
+                and self._created_path
+                and not await self._connection.execute_fetchall("SELECT 1 FROM events LIMIT 1")
+            ):
                 unused = self._created_path
-            await self._connection.fetch("PRAGMA wal_checkpoint(TRUNCATE)")
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.index.close()
             await self._connection.close()
@@ -222,7 +229,7 @@ async def mark_complete(path: Path, command: WritingCommand) -> None:
             await commit(
                 connection, lambda raw: [raw.execute(one) for one in ("DROP TABLE IF EXISTS unfinished", mark(None))]
             )
-            await connection.fetch("PRAGMA wal_checkpoint(TRUNCATE)")
+            await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             await connection.close()
     except sqlite3.Error as error:
@@ -239,17 +246,17 @@ async def is_incomplete(path: Path, command: WritingCommand) -> bool:
     except sqlite3.Error:
         return False
     try:
-        ((application_id, number),) = await connection.fetch(query)
+        ((application_id, number),) = await connection.execute_fetchall(query)
     finally:
         await connection.close()
     return application_id == APPLICATION_ID and writing_command_of(number) is command
 
 
-async def _source_file(connection: ThreadConnection) -> str | None:
+async def _source_file(connection: aiosqlite.Connection) -> str | None:
     """The digest of the file that an interrupted import was copying; None where there is none."""
-    if not await connection.fetch("SELECT 1 FROM sqlite_schema WHERE name = 'unfinished'"):
+    if not await connection.execute_fetchall("SELECT 1 FROM sqlite_schema WHERE name = 'unfinished'"):
         return None
-    rows = await connection.fetch("SELECT sha256 FROM unfinished")
+    rows = await connection.execute_fetchall("SELECT sha256 FROM unfinished")
     return next((str(sha256) for (sha256,) in rows), None)
 
 

@@ -1,7 +1,7 @@
 """The write side of projections.db: whole batches, each in one transaction with its checkpoint.
 
-All calls block and belong to one thread, which ProjectionFile provides. A batch is a dozen statements that must stop
-at the first failure, and one hop to a thread costs less than a hop per statement.
+All calls block and belong to one thread, which ProjectionFile provides. `sqlite3` and not `aiosqlite`, because a batch
+is a dozen statements that must stop at the first failure, and one hop to a thread costs less than a hop per statement.
 """
 
 import sqlite3

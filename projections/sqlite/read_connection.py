@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiosqlite
+
 from events.errors import LogBusy
-from events.storage.sqlite.batched_connection import Call, CallBatcher, ThreadConnection
+from events.storage.sqlite.batched_connection import Call, CallableConnection, CallBatcher
 from projections.errors import ProjectionsUnavailable
 from projections.sql.parameters import QueryParameters
 from projections.sqlite.schema import SCHEMA_VERSION
@@ -52,10 +54,11 @@ class ReadConnection:
             raise
         self._is_available.set()
 
-    async def _connect(self) -> ThreadConnection:
-        connection = await ThreadConnection.open(f"{self._path.absolute().as_uri()}?mode=ro")
+    async def _connect(self) -> aiosqlite.Connection:
+        database = f"{self._path.absolute().as_uri()}?mode=ro"
+        connection = await aiosqlite.connect(database, uri=True, isolation_level=None, factory=CallableConnection)
         try:
-            await connection.fetch("PRAGMA temp_store = MEMORY")
+            await connection.execute_fetchall("PRAGMA temp_store = MEMORY")
             await _check_version(connection)
         except BaseException:
             await connection.close()
@@ -106,8 +109,8 @@ class ReadConnection:
         return ProjectionsUnavailable("the projections are being rebuilt")
 
 
-async def _check_version(connection: ThreadConnection) -> None:
+async def _check_version(connection: aiosqlite.Connection) -> None:
     """Raises OtherVersion. Also opens the write-ahead files: now, while they exist."""
-    for (version,) in await connection.fetch("SELECT schema_version FROM meta"):
+    for (version,) in await connection.execute_fetchall("SELECT schema_version FROM meta"):
         if version != SCHEMA_VERSION:
             raise OtherVersion(version)

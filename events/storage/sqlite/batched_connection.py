@@ -1,15 +1,16 @@
-"""A connection that lives in a thread of its own, and calls that run there in batches: switching to the thread and back
-costs more than most queries.
+"""Calls that run in a connection's thread, in batches: switching to the thread and back costs more than most queries.
+
+aiosqlite sends nothing but SQL to its thread. `CallableConnection`, the connection class that it is given, executes
+functions as well, so that aiosqlite's queue stays the only way to a connection.
 """
 
 import asyncio
 import sqlite3
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, TypeVar
+
+import aiosqlite
 
 from events.errors import LogBusy
 
@@ -17,122 +18,46 @@ T = TypeVar("T")
 
 BATCH_MAX = 32  # calls in one switch to the thread: each result waits for all of them, so a millisecond or two
 WAITING_MAX = 10_000  # calls that wait for one connection; the next one is refused with LogBusy
+_RUN_CALLS = "run these calls"
 
 Call = Callable[[sqlite3.Connection], T]  # run in the connection's thread
-_Waiting = tuple[Call[Any] | None, asyncio.Future[Any]]  # None: close the connection
 
 
-class ThreadConnection:
-    """A connection whose thread runs one call after the other. Made by `open`, for one event loop; must be closed."""
+class CallableConnection(sqlite3.Connection):
+    """Executes `_RUN_CALLS`, whose parameters are functions, as if it were SQL whose rows are their results."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, calls: "SimpleQueue[_Waiting]") -> None:
-        self._loop = loop
-        self._calls = calls
-        self._closed: asyncio.Future[None] | None = None
-
-    def __del__(self) -> None:
-        if self._closed is None:
-            self.stop()
-            warnings.warn("a connection was not closed", ResourceWarning, stacklevel=1, source=self)
-
-    @classmethod
-    async def open(cls, database: str, *, timeout_s: float = 5.0) -> "ThreadConnection":
-        """Connect to `database`, a URI; transactions are the caller's. Raises sqlite3.Error."""
-        loop, calls = asyncio.get_running_loop(), SimpleQueue[_Waiting]()
-        opened = loop.create_future()
-
-        def connect() -> sqlite3.Connection:
-            return sqlite3.connect(database, uri=True, isolation_level=None, timeout=timeout_s)
-
-        Thread(target=_run_thread, args=(loop, connect, opened, calls), name="sqlite").start()
-        connection = cls(loop, calls)
-        try:
-            await opened
-        except BaseException:
-            connection.stop()
-            raise
-        return connection
-
-    def run(self, call: Call[T]) -> asyncio.Future[T]:
-        """The result of `call`, run in the thread, or what it raises; it is run also if nobody waits for it any more.
-        Raises sqlite3.ProgrammingError once closed.
-        """
-        if self._closed is not None:
-            raise sqlite3.ProgrammingError("the connection is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._calls.put((call, future))
-        return future
-
-    async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """The rows of one query. Raises sqlite3.Error."""
-        return await self.run(lambda raw: raw.execute(query, parameters).fetchall())
-
-    async def close(self) -> None:
-        """Run the calls that wait, then close the connection and end the thread."""
-        self.stop()
-        if self._closed is not None:
-            await asyncio.shield(self._closed)
-
-    def stop(self) -> None:
-        """As `close`, without waiting for that."""
-        if self._closed is None:
-            self._closed = self._loop.create_future()
-            self._calls.put((None, self._closed))
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        if sql is _RUN_CALLS:
+            return _Results(_run(call, self) for call in parameters)
+        return super().execute(sql, parameters)
 
 
-def _run_thread(
-    loop: asyncio.AbstractEventLoop,
-    connect: Callable[[], sqlite3.Connection],
-    opened: asyncio.Future[None],
-    calls: "SimpleQueue[_Waiting]",
-) -> None:
-    """Until the connection is to be closed, also where it could not be opened."""
-    raw: sqlite3.Connection | None = None
+class _Results(list[Any]):
+    def fetchall(self) -> list[Any]:
+        return self
+
+
+def _run(call: Call[Any], connection: sqlite3.Connection) -> Any:
     try:
-        raw = connect()
-    except BaseException as error:  # noqa: BLE001  raised by the caller's await
-        _tell(loop, opened, None, error)
-    else:
-        _tell(loop, opened, None, None)
-    while True:
-        call, future = calls.get()
-        result = failure = None
-        try:
-            if call is None:
-                if raw is not None:
-                    raw.close()
-            elif raw is not None:
-                result = call(raw)
-        except BaseException as error:  # noqa: BLE001  raised by the caller's await
-            failure = error
-        _tell(loop, future, result, failure)
-        if call is None:
-            return
-        del call, future, result, failure  # not kept until the next call
+        return call(connection)
+    except Exception as error:  # noqa: BLE001  raised by the caller's await
+        return error
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, failure: BaseException | None
-) -> None:
-    try:
-        loop.call_soon_threadsafe(_resolve, future, result, failure)
-    except RuntimeError:  # the event loop is closed: nobody waits
-        return
-
-
-def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
-    if future.done():  # its caller is gone
-        return
-    if failure is None:
-        future.set_result(result)
-    else:
-        future.set_exception(failure)
+async def run_in_thread(connection: aiosqlite.Connection, call: Call[T]) -> T:
+    """The result of `call`, run in the thread of a connection that only the caller uses. Raises what `call` raises,
+    and sqlite3.Error.
+    """
+    (result,) = await connection.execute_fetchall(_RUN_CALLS, [call])
+    if isinstance(result, Exception):
+        raise result
+    return result  # type: ignore[return-value]  # of the call's type
 
 
 class CallBatcher:
-    """Runs calls on one connection. For one event loop."""
+    """Runs calls on one connection, whose class is `CallableConnection`. For one event loop."""
 
-    def __init__(self, connection: ThreadConnection, batch_max: int = BATCH_MAX) -> None:
+    def __init__(self, connection: aiosqlite.Connection, batch_max: int = BATCH_MAX) -> None:
         self.connection = connection
         self._batch_max = batch_max
         self._waiting: deque[tuple[Call[Any], asyncio.Future[Any]]] = deque()
@@ -191,13 +116,6 @@ class CallBatcher:
 
     async def _run_batch(self, calls: list[Call[Any]]) -> Sequence[Any]:
         try:
-            return await self.connection.run(lambda raw: [_run(call, raw) for call in calls])
+            return await self.connection.execute_fetchall(_RUN_CALLS, calls)  # type: ignore[return-value]  # _Results
         except Exception as error:  # noqa: BLE001  of the connection itself
             return [error] * len(calls)
-
-
-def _run(call: Call[Any], raw: sqlite3.Connection) -> Any:
-    try:
-        return call(raw)
-    except Exception as error:  # noqa: BLE001  raised by the caller's await
-        return error

@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+import aiosqlite
+
 from events.backoff import backoff_delays
 from events.errors import LogError, LogStopped, LogUnavailable, OutcomeUnknown
 from events.integrity.hash_chain import GENESIS
@@ -19,7 +21,7 @@ from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, depen
 from events.storage.group_commit import HeadNotifier
 from events.storage.incomplete_log import WritingCommand
 from events.storage.newest_events import NewestEvents
-from events.storage.sqlite.batched_connection import Call, ThreadConnection
+from events.storage.sqlite.batched_connection import Call, run_in_thread
 from events.storage.sqlite.sqlite_errors import explain, is_connection_error, is_corrupt, unavailable
 from events.storage.sqlite.sqlite_media_schema import consume_uploads, delete_unused, find_missing
 from events.storage.sqlite.sqlite_schema import (
@@ -68,7 +70,7 @@ class SqliteBatchStore:
         self._path = path
         self._options = options
         self._command = command  # the command that has not finished this log, and writes it now
-        self._connection: ThreadConnection | None = None
+        self._connection: aiosqlite.Connection | None = None
         self._wal_checkpointer = WalCheckpointer(options, self._connect_checkpointer)
         self._is_head_known = False
         self._files = FileLossDetector(path)
@@ -109,7 +111,7 @@ class SqliteBatchStore:
         """
         try:
             connection = await self._ready_connection()
-            result, loss = await connection.run(partial(self._transact, call))
+            result, loss = await run_in_thread(connection, partial(self._transact, call))
         except sqlite3.Error as error:
             await self._handle_sqlite_error(error)
             raise (unavailable(error, self._path) or LogUnavailable()) from error
@@ -132,10 +134,10 @@ class SqliteBatchStore:
             await self._handle_sqlite_error(error)
             raise (unavailable(error, self._path) or LogUnavailable()) from error
 
-    async def _commit_nothing(self, connection: ThreadConnection) -> None:
+    async def _commit_nothing(self, connection: aiosqlite.Connection) -> None:
         """Write the file's format number again: a page, its frame and its fsync, as of the smallest append."""
-        await connection.run(self._wal_length.check)
-        await connection.fetch(mark(self._command))
+        await run_in_thread(connection, self._wal_length.check)
+        await connection.execute_fetchall(mark(self._command))
 
     async def maintain(self) -> float | None:
         """As BatchStore.maintain: check the files, shorten the write-ahead log when it is long, after an erasure delete
@@ -206,7 +208,7 @@ class SqliteBatchStore:
         self.wal_clean.clear()
         self._retry_at_s = 0.0
 
-    async def _ready_connection(self) -> ThreadConnection:
+    async def _ready_connection(self) -> aiosqlite.Connection:
         """The connection, once file and head are checked. Raises LogUnavailable or sqlite3.Error."""
         await self._check_files()
         if self.damage is not None:
@@ -222,10 +224,10 @@ class SqliteBatchStore:
             await asyncio.to_thread(self._files.remember)
         return self._connection
 
-    async def _connect(self, *, create: bool) -> ThreadConnection:
+    async def _connect(self, *, create: bool) -> aiosqlite.Connection:
         return await connect_writer(self._path, self._options, create=create, command=self._command)
 
-    async def _connect_checkpointer(self) -> ThreadConnection:
+    async def _connect_checkpointer(self) -> aiosqlite.Connection:
         return await connect_writer(self._path, self._options, create=False, command=self._command)
 
     async def _check_files(self) -> None:
@@ -235,7 +237,7 @@ class SqliteBatchStore:
             await self._handle_file_loss(loss)
             if self._connection is not None and has_shrunk:
                 try:
-                    await self._connection.run(self._wal_length.check)
+                    await run_in_thread(self._connection, self._wal_length.check)
                 except WalTruncated as error:
                     self.damage = str(error)
                     self.on_files_lost(self.damage)
@@ -299,8 +301,8 @@ class SqliteBatchStore:
         if connection is not None:
             await connection.close()
 
-    async def _reload(self, connection: ThreadConnection) -> None:
-        head = await connection.run(read_head)
+    async def _reload(self, connection: aiosqlite.Connection) -> None:
+        head = await run_in_thread(connection, read_head)
         self._refuse_rewound(head)
         self.head.advance(head)
         self._is_head_known = True
@@ -309,13 +311,13 @@ class SqliteBatchStore:
         if head.position < self.head.current.position:
             raise LogUnavailable(f"database {self._path} has lost events that were recorded: stop and restore a copy")
 
-    async def _commit(self, connection: ThreadConnection, batch: Sequence[PendingAppend]) -> list[Outcome]:
+    async def _commit(self, connection: aiosqlite.Connection, batch: Sequence[PendingAppend]) -> list[Outcome]:
         depended = depended_streams(batch)
         # No others: believe the callers, who are nearly always right.
-        versions = await connection.run(partial(read_versions, depended)) if depended else {}
+        versions = await run_in_thread(connection, partial(read_versions, depended)) if depended else {}
         digests = {sha256 for append in batch for _, sha256 in append.media}
         # Found now, it is there when the rows are written: only this task deletes.
-        missing = await connection.run(partial(find_missing, digests)) if digests else NOTHING
+        missing = await run_in_thread(connection, partial(find_missing, digests)) if digests else NOTHING
         for _ in range(ROUNDS_MAX):
             planned = plan(batch, self.head.current, versions, missing)
             if not planned.rows and not planned.erasures:
@@ -324,7 +326,7 @@ class SqliteBatchStore:
                 await self.delete_unused_media()
             self._is_head_known = False
             try:
-                loss = await connection.run(partial(self._write_plan, planned))
+                loss = await run_in_thread(connection, partial(self._write_plan, planned))
             except sqlite3.IntegrityError as error:
                 if error.sqlite_errorname not in CONFLICTS:
                     raise
@@ -338,7 +340,7 @@ class SqliteBatchStore:
                 return planned.outcomes
             await self._reload(connection)
             streams = list({*depended, *(append.stream_id for append in batch)})
-            versions = await connection.run(partial(read_versions, streams))
+            versions = await run_in_thread(connection, partial(read_versions, streams))
         raise LogUnavailable(f"database {self._path}: another program writes to it; stop that program")
 
     def _write_plan(self, planned: BatchPlan, connection: sqlite3.Connection) -> FileLoss | None:

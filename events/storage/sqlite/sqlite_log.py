@@ -21,6 +21,7 @@ from events.storage.group_commit import GroupCommit, HeadNotifier
 from events.storage.incomplete_log import WritingCommand
 from events.storage.media_sweeper import MediaSweeper
 from events.storage.sqlite import sqlite_batch_store
+from events.storage.sqlite.batched_connection import run_in_thread
 from events.storage.sqlite.sqlite_batch_store import SqliteBatchStore
 from events.storage.sqlite.sqlite_errors import unusable
 from events.storage.sqlite.sqlite_media import SqliteMedia
@@ -311,7 +312,7 @@ async def _read_only_head(database: Path, options: LogOptions, command: WritingC
     try:
         if await check_format(connection, database, command):
             raise LogUnusable(f"database {database} is empty: there is no log in it")
-        head = HeadNotifier(await connection.run(read_head))
+        head = HeadNotifier(await run_in_thread(connection, read_head))
     finally:
         await connection.close()
     head.close("the log was opened for reading only")

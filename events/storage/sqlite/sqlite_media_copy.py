@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Collection
 from functools import partial
 from typing import TypeVar
 
+import aiosqlite
+
 from events.media import COPY_HOLDER, MediaDamaged, MediaStat, MediaTooLarge
 from events.storage.media_upload import run_upload
 from events.storage.sqlite import sqlite_media_schema as schema
-from events.storage.sqlite.batched_connection import Call, ThreadConnection
+from events.storage.sqlite.batched_connection import Call, run_in_thread
 from events.storage.sqlite.sqlite_schema import commit
 
 T = TypeVar("T")
@@ -23,13 +25,13 @@ _GIVE_UP = "UPDATE media SET is_unused = 1 WHERE sha256 IS NULL AND is_unused = 
 class SqliteMediaCopy:
     """Each file is held by an upload of nobody's, until `finish`. Methods raise sqlite3.Error."""
 
-    def __init__(self, connection: ThreadConnection) -> None:
+    def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self._since_checkpoint = 0  # bytes of files that were added
 
     async def missing(self, digests: Collection[bytes]) -> frozenset[bytes]:
         """Those of `digests`, SHA-256 of files, that the log does not have."""
-        return await self._connection.run(partial(schema.find_missing, digests))
+        return await run_in_thread(self._connection, partial(schema.find_missing, digests))
 
     async def add(self, stat: MediaStat, pieces: AsyncIterator[bytes]) -> None:
         """Keep the file. Raises MediaDamaged where `pieces` are not its bytes, and what they raise."""
@@ -40,7 +42,7 @@ class SqliteMediaCopy:
         self._since_checkpoint += stat.bytes
         if self._since_checkpoint >= CHECKPOINT_BYTES:
             self._since_checkpoint = 0
-            await self._connection.fetch("PRAGMA wal_checkpoint(PASSIVE)")
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
 
     async def finish(self) -> None:
         """Keep only files that events refer to, and what others have uploaded; delete the bytes of all others."""
@@ -57,7 +59,7 @@ class SqliteMediaCopy:
 class _Copy:
     """Implements Upload."""
 
-    def __init__(self, connection: ThreadConnection, stat: MediaStat) -> None:
+    def __init__(self, connection: aiosqlite.Connection, stat: MediaStat) -> None:
         self._connection = connection
         self._stat = stat
         self._id = 0

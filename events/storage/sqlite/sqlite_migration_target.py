@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiosqlite
+
 from events.errors import LogUnavailable
 from events.integrity.hash_chain import GENESIS
 from events.media import MediaStat
@@ -13,7 +15,7 @@ from events.record import Columns, Head
 from events.storage.database_lock import DatabaseLock
 from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
 from events.storage.incomplete_log import WritingCommand
-from events.storage.sqlite.batched_connection import Call, ThreadConnection
+from events.storage.sqlite.batched_connection import Call, run_in_thread
 from events.storage.sqlite.sqlite_errors import unavailable
 from events.storage.sqlite.sqlite_media_copy import SqliteMediaCopy
 from events.storage.sqlite.sqlite_schema import (
@@ -31,7 +33,7 @@ T = TypeVar("T")
 class SqliteMigrationTarget:
     """A log that is copied into. Made by `open`, which locks the file; must be closed."""
 
-    def __init__(self, path: Path, connection: ThreadConnection, lock: DatabaseLock) -> None:
+    def __init__(self, path: Path, connection: aiosqlite.Connection, lock: DatabaseLock) -> None:
         self.head = Head(0, GENESIS)
         self._path = path
         self._connection = connection
@@ -44,7 +46,7 @@ class SqliteMigrationTarget:
         path = await asyncio.to_thread(path.resolve)
         connection, lock = await open_exclusive(path, WritingCommand.MIGRATE, create=True)
         target = cls(path, connection, lock)
-        target.head = await connection.run(read_head)
+        target.head = await run_in_thread(connection, read_head)
         return target
 
     async def missing_media(self, digests: Collection[bytes]) -> frozenset[bytes]:
@@ -80,7 +82,7 @@ class SqliteMigrationTarget:
     async def close(self) -> None:
         """Empty the write-ahead log, close the file, release the lock."""
         try:
-            await self._connection.fetch("PRAGMA wal_checkpoint(TRUNCATE)")
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             await self._connection.close()
             self._lock.release()

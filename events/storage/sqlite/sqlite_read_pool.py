@@ -4,13 +4,16 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+import aiosqlite
 
 from events.errors import LogUnavailable
 from events.options import LogOptions
 from events.record import Head, StoredRow, stored_row
-from events.storage.sqlite.batched_connection import BATCH_MAX, Call, CallBatcher, ThreadConnection
+from events.storage.sqlite.batched_connection import BATCH_MAX, Call, CallBatcher, run_in_thread
 from events.storage.sqlite.sqlite_errors import is_connection_error, is_corrupt, unavailable
 from events.storage.sqlite.sqlite_media_reader import SqliteMediaReader
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS, connect_reader, read_head
@@ -117,14 +120,14 @@ async def _discard(slot: _Slot, batcher: CallBatcher | None) -> None:
 class SqliteSnapshot:
     """A log as of one moment. Implements events.log.Snapshot. `connection` is in a read transaction."""
 
-    def __init__(self, connection: ThreadConnection, head: Head) -> None:
+    def __init__(self, connection: aiosqlite.Connection, head: Head) -> None:
         self.connection = connection
         self.head = head
-        self.media = SqliteMediaReader(connection.run)
+        self.media = SqliteMediaReader(partial(run_in_thread, connection))
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
         """As Snapshot.rows, but for errors: raises sqlite3.Error."""
-        return [stored_row(tuple(row)) for row in await self.connection.fetch(_ROWS, (after, limit))]
+        return [stored_row(tuple(row)) for row in await self.connection.execute_fetchall(_ROWS, (after, limit))]
 
 
 @asynccontextmanager
@@ -132,7 +135,7 @@ async def open_snapshot(path: Path, options: LogOptions) -> AsyncIterator[Sqlite
     """One read transaction on a connection of its own. Raises sqlite3.Error."""
     connection = await connect_reader(path, options)
     try:
-        await connection.fetch("BEGIN")
-        yield SqliteSnapshot(connection, await connection.run(read_head))  # the first read fixes the moment
+        await connection.execute_fetchall("BEGIN")
+        yield SqliteSnapshot(connection, await run_in_thread(connection, read_head))  # the first read fixes the moment
     finally:
         await connection.close()

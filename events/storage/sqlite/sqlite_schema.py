@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+import aiosqlite
+
 from events.errors import LogUnusable, Remedy
 from events.integrity.hash_chain import GENESIS
 from events.options import LogOptions
@@ -19,7 +21,7 @@ from events.record import Columns, Head
 from events.storage.database_lock import DatabaseLock
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
 from events.storage.media_references import references_in
-from events.storage.sqlite.batched_connection import Call, ThreadConnection
+from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
 from events.storage.sqlite.sqlite_errors import primary_code, unusable
 from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables, statements_in
 from events.storage.sqlite.value_adapters import register_adapters
@@ -180,33 +182,39 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-async def commit(connection: ThreadConnection, write: Call[T]) -> T:
+async def commit(connection: aiosqlite.Connection, write: Call[T]) -> T:
     """The result of `write`, run in one transaction. Raises what it raises, sqlite3.Error."""
 
     def run(raw: sqlite3.Connection) -> T:
         with transaction(raw):
             return write(raw)
 
-    return await connection.run(run)
+    return await run_in_thread(connection, run)
 
 
-async def connect(path: Path, options: LogOptions, *, mode: str) -> ThreadConnection:
+async def connect(path: Path, options: LogOptions, *, mode: str) -> aiosqlite.Connection:
     """A connection; `mode` is SQLite's: `ro`, `rw`, `rwc`, or `immutable` for a copy that nothing can write."""
     if sqlite3.sqlite_version_info < SQLITE_MIN:
         raise LogUnusable(f"SQLite {sqlite3.sqlite_version} is too old: this program needs 3.37 or newer")
     register_adapters()
     query = "mode=ro&immutable=1" if mode == "immutable" else f"mode={mode}"
-    connection = await ThreadConnection.open(f"{path.as_uri()}?{query}", timeout_s=options.busy_timeout_s)
+    connection = await aiosqlite.connect(
+        f"{path.as_uri()}?{query}",
+        uri=True,
+        isolation_level=None,
+        timeout=options.busy_timeout_s,
+        factory=CallableConnection,
+    )
     try:
-        await connection.fetch(f"PRAGMA cache_size={-options.cache_kib}")
-        await connection.fetch("SELECT 1 FROM sqlite_schema")  # only now does SQLite open its files
+        await connection.execute_fetchall(f"PRAGMA cache_size={-options.cache_kib}")
+        await connection.execute_fetchall("SELECT 1 FROM sqlite_schema")  # only now does SQLite open its files
     except BaseException:
         await connection.close()
         raise
     return connection
 
 
-async def connect_reader(path: Path, options: LogOptions) -> ThreadConnection:
+async def connect_reader(path: Path, options: LogOptions) -> aiosqlite.Connection:
     """A connection that cannot write. On a read-only disk, where SQLite cannot create the shared memory of its
     write-ahead log, the file is opened as immutable.
     """
@@ -227,7 +235,7 @@ def _is_immutable(path: Path) -> bool:
 
 async def connect_writer(
     path: Path, options: LogOptions, *, create: bool, command: WritingCommand | None = None
-) -> ThreadConnection:
+) -> aiosqlite.Connection:
     """A connection that may write. With `create`, an empty or missing file becomes a log; with `command`, a log that
     is marked as unfinished by it. A log that `command` has not finished is opened, too.
 
@@ -238,10 +246,10 @@ async def connect_writer(
         is_empty = await check_format(connection, path, command)
         await _use_wal(connection, path)
         for pragma in (*WRITER_PRAGMAS, f"journal_size_limit={options.wal_limit_bytes}"):
-            await connection.fetch(f"PRAGMA {pragma}")
+            await connection.execute_fetchall(f"PRAGMA {pragma}")
         if is_empty:
             await _create(connection, FORMAT if command is None else command.format)
-        elif not await connection.run(_has_all_tables):
+        elif not await run_in_thread(connection, _has_all_tables):
             await commit(connection, _create_missing_tables)
     except BaseException:
         await connection.close()
@@ -249,7 +257,9 @@ async def connect_writer(
     return connection
 
 
-async def open_exclusive(path: Path, command: WritingCommand, *, create: bool) -> tuple[ThreadConnection, DatabaseLock]:
+async def open_exclusive(
+    path: Path, command: WritingCommand, *, create: bool
+) -> tuple[aiosqlite.Connection, DatabaseLock]:
     """Lock the log in `path` for `command` and open it. The caller closes the connection, then releases the lock.
     Raises LogUnusable, of which LogInUse is one.
     """
@@ -264,17 +274,17 @@ async def open_exclusive(path: Path, command: WritingCommand, *, create: bool) -
         raise
 
 
-async def _use_wal(connection: ThreadConnection, path: Path) -> None:
-    ((mode,),) = await connection.fetch("PRAGMA journal_mode=WAL")
+async def _use_wal(connection: aiosqlite.Connection, path: Path) -> None:
+    ((mode,),) = await connection.execute_fetchall("PRAGMA journal_mode=WAL")
     if mode != "wal":
         raise LogUnusable(f"database {path}: its disk does not support a write-ahead log; choose a local disk")
 
 
-async def check_format(connection: ThreadConnection, path: Path, command: WritingCommand | None = None) -> bool:
+async def check_format(connection: aiosqlite.Connection, path: Path, command: WritingCommand | None = None) -> bool:
     """Whether the file is still empty. Raises LogUnusable for a file of another program or of a newer version, and for
     a log that another command than `command` has not finished.
     """
-    ((application_id, user_version, tables),) = await connection.fetch(
+    ((application_id, user_version, tables),) = await connection.execute_fetchall(
         "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
         " FROM pragma_application_id, pragma_user_version"
     )
@@ -299,7 +309,7 @@ def mark(command: WritingCommand | None) -> str:
     return f"PRAGMA user_version={FORMAT if command is None else command.format}"
 
 
-async def _create(connection: ThreadConnection, format_number: int) -> None:
+async def _create(connection: aiosqlite.Connection, format_number: int) -> None:
     statements = (
         TABLE,
         *TRIGGERS.values(),

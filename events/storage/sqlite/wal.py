@@ -26,11 +26,11 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+import aiosqlite
 from msgspec import Struct
 
 from events.errors import LogError, LogStopped, LogUnavailable
 from events.options import LogOptions
-from events.storage.sqlite.batched_connection import ThreadConnection
 
 PAGE_BYTES = 4096
 NEW_PAGES = 4000  # 16 MB: a log of this length is copied. A page that changes often is then copied once
@@ -45,7 +45,7 @@ COMPANIONS = ("-wal", "-shm")  # files beside the database
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _PASSIVE = "PRAGMA wal_checkpoint(PASSIVE)"  # neither waits for other connections nor makes them wait
 
-Connect = Callable[[], Awaitable[ThreadConnection]]
+Connect = Callable[[], Awaitable[aiosqlite.Connection]]
 
 
 class CheckpointStep(Enum):
@@ -117,14 +117,14 @@ class WalCheckpointer:
         self._options = options
         self._connect = connect
         self._schedule = CheckpointSchedule(options.wal_limit_bytes)
-        self._connection: ThreadConnection | None = None
+        self._connection: aiosqlite.Connection | None = None
         self._copying: asyncio.Task[None] | None = None
 
     def note_growth(self, rows: int, size: int) -> None:
         """`rows` with `size` bytes of content were committed: a page of the index for each, or nearly."""
         self._schedule.add(rows + size // PAGE_BYTES + 2)
 
-    async def checkpoint_if_due(self, writer: ThreadConnection) -> None:
+    async def checkpoint_if_due(self, writer: aiosqlite.Connection) -> None:
         """Do the next step; `writer` is the connection that commits, idle now. Raises sqlite3.Error."""
         step = self._schedule.next_step(is_copying=self._copying is not None and not self._copying.done())
         if step is CheckpointStep.COPY:
@@ -135,14 +135,14 @@ class WalCheckpointer:
         elif step is CheckpointStep.EMPTY:
             await self.empty(writer)
 
-    async def empty(self, writer: ThreadConnection) -> bool:
+    async def empty(self, writer: aiosqlite.Connection) -> bool:
         """Whether nothing is left in the log; waits BUSY_MS for readers. Raises sqlite3.Error."""
         await self._end_copying()
-        await writer.fetch(f"PRAGMA busy_timeout={BUSY_MS}")
+        await writer.execute_fetchall(f"PRAGMA busy_timeout={BUSY_MS}")
         try:
             busy, frames, copied = await _checkpoint(writer, "PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
-            await writer.fetch(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
+            await writer.execute_fetchall(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
         self._schedule.finish(busy, frames, copied)
         return not busy and frames <= 0
 
@@ -175,9 +175,9 @@ class WalCheckpointer:
             await connection.close()
 
 
-async def _checkpoint(connection: ThreadConnection, statement: str) -> tuple[int, int, int]:
+async def _checkpoint(connection: aiosqlite.Connection, statement: str) -> tuple[int, int, int]:
     """Whether it could not run; pages in the log; pages of it that are copied."""
-    ((busy, frames, copied),) = await connection.fetch(statement)
+    ((busy, frames, copied),) = await connection.execute_fetchall(statement)
     return busy, frames, copied
 
 

@@ -176,12 +176,12 @@ async def test_a_disk_that_fails_gets_a_new_connection(tmp_path: Path, monkeypat
     before = store._connection
     assert before is not None
 
-    async def fail(call: object) -> None:
+    async def fail(statement: str, values: object = None) -> None:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR_FSYNC, "SQLITE_IOERR_FSYNC"
         raise error
 
-    monkeypatch.setattr(before, "run", fail)
+    monkeypatch.setattr(before, "execute_fetchall", fail)
     with pytest.raises(LogUnavailable, match=r"look at the disk \(SQLITE_IOERR_FSYNC\)"):
         await log.append("a", 1, [posted("2")], ASKED)
     assert (await log.append("a", 1, [posted("2")], ASKED))[0].position == 2
@@ -218,12 +218,12 @@ async def test_a_read_that_fails_is_told_in_words_and_gets_a_new_connection(
     (slot,) = log._pool._slots
     assert slot.batcher is not None
 
-    async def fail(call: object) -> None:
+    async def fail(statement: str, values: object = None) -> None:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR_READ, "SQLITE_IOERR_READ"
         raise error
 
-    monkeypatch.setattr(slot.batcher.connection, "run", fail)
+    monkeypatch.setattr(slot.batcher.connection, "execute_fetchall", fail)
     with pytest.raises(LogUnavailable, match="SQLITE_IOERR_READ"):
         await log.read("a", limit=1)
     assert len(await log.read("a", limit=1)) == 1

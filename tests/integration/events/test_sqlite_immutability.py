@@ -84,6 +84,6 @@ async def test_the_writing_connection_is_set_for_durability_and_erasure(path: Pa
         for setting in WRITER_PRAGMAS:
             name, value = setting.split("=")
             expected = {"FULL": 2, "ON": 1, "MEMORY": 2}.get(value) or int(value)
-            assert list(await connection.fetch(f"PRAGMA {name}")) == [(expected,)], setting
+            assert list(await connection.execute_fetchall(f"PRAGMA {name}")) == [(expected,)], setting
     finally:
         await log.close()

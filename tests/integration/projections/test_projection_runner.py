@@ -335,7 +335,7 @@ async def test_a_query_that_finds_the_file_gone_has_it_made_again(
         interrupted.sqlite_errorcode = sqlite3.SQLITE_IOERR
         failing = AsyncMock(side_effect=interrupted)
         with monkeypatch.context() as patch:
-            patch.setattr("events.storage.sqlite.batched_connection.ThreadConnection.run", failing)
+            patch.setattr("aiosqlite.Connection.execute_fetchall", failing)
             with pytest.raises(ProjectionsUnavailable):
                 await runner.queries.counts()
         await until(lambda: told.reasons != [] and not runner.rebuilding)

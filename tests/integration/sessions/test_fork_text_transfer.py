@@ -47,7 +47,7 @@ async def writing_command_of(sessions: SessionsHarness, name: str, texts: int) -
     hops = queries._reader._batchers
     assert hops is not None
     batcher, _ = hops
-    await batcher.connection.run(lambda raw: raw.set_progress_handler(lambda: steps.append(None), 100))
+    await batcher.connection.set_progress_handler(lambda: steps.append(None), 100)
     read, read_at = [0], sessions.log.read_at
 
     async def counted(positions: Sequence[int]) -> dict[int, RecordedEvent]:
@@ -57,7 +57,7 @@ async def writing_command_of(sessions: SessionsHarness, name: str, texts: int) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions.log, "read_at", counted)
         await delete(sessions, name)
-    await batcher.connection.run(lambda raw: raw.set_progress_handler(None, 0))  # none any more
+    await batcher.connection.set_progress_handler(None, 0)  # type: ignore[arg-type]  # none any more
     for fork in range(FORKS):
         assert await texts_of(sessions, f"{name}-fork{fork}") == [f"text {n} of it" for n in range(texts)]
     return len(steps), read[0]

@@ -6,11 +6,12 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiosqlite
 import pytest
 
 from events.errors import LogBusy
 from events.storage.sqlite import batched_connection
-from events.storage.sqlite.batched_connection import CallBatcher, ThreadConnection
+from events.storage.sqlite.batched_connection import CallableConnection, CallBatcher
 
 
 class Counting(CallBatcher):
@@ -25,7 +26,7 @@ class Counting(CallBatcher):
 
 @pytest.fixture
 async def batcher(tmp_path: Path) -> AsyncIterator[Counting]:
-    connection = await ThreadConnection.open((tmp_path / "any.db").as_uri())
+    connection = await aiosqlite.connect(tmp_path / "any.db", isolation_level=None, factory=CallableConnection)
     made = Counting(connection, batch_max=3)
     made.hops = []
     yield made
@@ -79,7 +80,7 @@ async def test_who_goes_away_disturbs_nobody_and_is_not_answered(batcher: Counti
 
 
 async def test_closing_answers_what_was_asked(tmp_path: Path) -> None:
-    batcher = CallBatcher(await ThreadConnection.open((tmp_path / "any.db").as_uri()), batch_max=2)
+    batcher = CallBatcher(await aiosqlite.connect(tmp_path / "any.db", factory=CallableConnection), batch_max=2)
     asked = [asyncio.create_task(batcher.run(number(value))) for value in range(7)]
     await asyncio.sleep(0)
     await batcher.close()
@@ -94,11 +95,11 @@ async def test_more_than_so_many_are_refused(batcher: Counting, monkeypatch: pyt
 
 
 async def test_a_connection_that_fails_tells_all_who_asked(batcher: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(_call: object) -> None:
+    async def fail(_statement: str, _values: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(batcher.connection, "run", fail)
+        patch.setattr(batcher.connection, "execute_fetchall", fail)
         answers = await asyncio.gather(*(batcher.run(number(value)) for value in range(4)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [sqlite3.OperationalError] * 4
     assert await batcher.run(number(1)) == 1

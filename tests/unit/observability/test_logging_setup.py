@@ -28,9 +28,11 @@ class Terminal(io.StringIO):
 def _logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    quiet = logging.getLogger("aiosqlite").level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("aiosqlite").setLevel(quiet)
     logging.captureWarnings(False)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
@@ -153,6 +155,14 @@ def test_what_is_filtered_is_not_even_formatted() -> None:
     setup_logging("info", stream=io.StringIO())
     log = logger()
     assert log.bind().debug.__name__ == "_nop"
+
+
+def test_statements_with_their_parameters_are_never_written() -> None:
+    stream = io.StringIO()
+    setup_logging("debug", stream=stream)
+    logging.getLogger("aiosqlite").debug("executing %s", WRITTEN)
+    logger().debug("a.b")
+    assert [line["event"] for line in lines(stream)] == ["a.b"]
 
 
 def test_values_that_json_does_not_know_do_not_stop_a_line() -> None:
