@@ -241,7 +241,7 @@ class HttpConnection(asyncio.Protocol):
                 self._text_since_s is not None
                 and not self._is_paused
                 and self._coalescer.active_replies >= self._coalescer.replies_min
-                and self._coalescer.note_read()
+                and self._coalescer.note_read(self)
                 and self._loop.time() - self._text_since_s >= LASTING_S
             ):
                 self._join_coalescer()

@@ -35,8 +35,9 @@ class ReadCoalescer:
     one wake-up of the loop, and their text goes to the clients in one round of writes. A token waits for `interval_s`
     at most. `active_replies` have begun to arrive and have not ended.
 
-    What arrives decides: rounds begin when the event loop has read `sockets_min` connections in each interval, and end
-    when they find less than half as many. So slow, few or short replies wait for nothing, and no round runs in vain.
+    What arrives decides: rounds begin when the event loop has read so often as if each of `sockets_min` connections had
+    news in each interval, and as many different ones, and end when they find less than half as many. So slow, few or
+    short replies wait for nothing, and no round runs in vain.
 
     A round reads the sockets by duplicates of their descriptors: a transport may close its own at any time. It reads
     with poll() because that needs no descriptor, and costs least where nearly all sockets have news. What TLS has
@@ -52,26 +53,30 @@ class ReadCoalescer:
         self._measured_reads = 0  # by the event loop, or by rounds where there are any
         self._measured_rounds = 0
         self._measured_since_s = 0.0  # on the loop's clock, where the event loop reads
+        self._measured_ids: set[int] = set()  # of the connections that it has read since then
         self._poll = select.poll()
         self._connections: dict[int, CoalescedConnection] = {}  # by the duplicate of the socket's descriptor
         self._paused: list[CoalescedConnection] = []
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0  # when the next round begins, on the loop's clock
 
-    def note_read(self) -> bool:
-        """The event loop has read a reply that has begun, and at least `replies_min` are active. True: add it, once it
-        has lasted for LASTING_S.
+    def note_read(self, connection: CoalescedConnection) -> bool:
+        """The event loop has read `connection`, whose reply has begun, and at least `replies_min` are active. True: add
+        it, once its reply has lasted for LASTING_S.
         """
         if self._has_rounds:
             return True
         if not self._measured_reads:
             self._measured_since_s = asyncio.get_running_loop().time()
         self._measured_reads += 1
+        self._measured_ids.add(id(connection))
         if self._measured_reads < MEASURED_INTERVALS * self.replies_min:
             return False
         duration_s = asyncio.get_running_loop().time() - self._measured_since_s
-        self._has_rounds = duration_s <= MEASURED_INTERVALS * self._interval_s
+        is_frequent = duration_s <= MEASURED_INTERVALS * self._interval_s
+        self._has_rounds = is_frequent and len(self._measured_ids) >= self.replies_min  # not one fast reply alone
         self._measured_reads = self._measured_rounds = 0
+        self._measured_ids.clear()
         return self._has_rounds
 
     def add(self, connection: CoalescedConnection, transport: asyncio.Transport) -> int | None:

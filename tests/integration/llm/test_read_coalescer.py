@@ -39,6 +39,15 @@ WORDS = [b" %d" % number for number in range(40)]
 TEXT = b"".join(WORDS).decode()
 
 
+async def test_few_fast_replies_beside_silent_ones_are_heard_at_once() -> None:
+    """Unit: rounds would find few, and end at once, again and again."""
+    coalescer = ReadCoalescer(0.01)
+    coalescer.active_replies = SOCKETS_MIN
+    few = [HttpConnection(coalescer) for _ in range(SOCKETS_MIN - 1)]
+    reads = 10 * MEASURED_INTERVALS * SOCKETS_MIN
+    assert not [number for number in range(reads) if coalescer.note_read(few[number % len(few)])]
+
+
 def event(data: bytes) -> bytes:
     return b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data)
 
@@ -398,12 +407,14 @@ async def test_rounds_begin_with_frequent_reads_and_end_when_they_find_little() 
     """Unit: the event loop reads again then, until reads are frequent again."""
     coalescer = ReadCoalescer(0.01)
     coalescer.active_replies = SOCKETS_MIN
+    readers = [HttpConnection(coalescer) for _ in range(SOCKETS_MIN)]
 
     async def note_reads(pause_s: float) -> list[bool]:
         answers = []
-        for _ in range(MEASURED_INTERVALS * SOCKETS_MIN):
-            answers.append(coalescer.note_read())
-            await asyncio.sleep(pause_s)
+        for _ in range(MEASURED_INTERVALS):
+            for one in readers:
+                answers.append(coalescer.note_read(one))
+                await asyncio.sleep(pause_s)
         return answers
 
     for _ in range(2):
