@@ -291,10 +291,8 @@ class HalfClosableProtocol(BoundedProtocol):
         super().on_answer_end()
         self._answered_count += 1
         self.leaving_cancels, self.on_half_close = False, None
-        if not self._owes_answers:
-            self._body = None  # hundreds of kilobytes, if nothing has read it
-            if self.is_half_closed:
-                self.close()
+        if self.is_half_closed and not self._owes_answers:
+            self.close()
 
     @property
     def _owes_answers(self) -> bool:

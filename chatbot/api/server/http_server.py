@@ -6,7 +6,6 @@ its version.
 
 import asyncio
 import time
-from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
 from itertools import chain
@@ -14,10 +13,7 @@ from typing import Any, cast
 
 import structlog
 from aiohttp import HttpVersion11, web
-from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import BadHttpMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import ERROR
 
 from chatbot.api.access.access_log import ACCESS_LOG, SERVED, UNMATCHED, AccessLog, ServedRequest
 from chatbot.api.access.client_address import UNKNOWN, parse_address
@@ -51,8 +47,8 @@ class HttpRunner(web.AppRunner):
 
 
 class HttpServer(web.Server):
-    """Replaces the server `made` for the application, with the same options. Its protocols call the application's
-    SERVE, and no middlewares.
+    """Replaces the server `made` for the application, with the same options. The application's SERVE is called, and no
+    middlewares.
     """
 
     def __init__(self, made: web.Server, app: web.Application, options: dict[str, Any]) -> None:
@@ -60,16 +56,34 @@ class HttpServer(web.Server):
             raise ValueError("this server calls no middlewares: use SERVE")
         self.services = app[SERVICES]
         self.access_log = app[ACCESS_LOG]
-        self.serve = app[SERVE]
-        factory = strip_prefix(self.services.settings.server.path_prefix, made.request_factory)
-        super().__init__(made.request_handler, request_factory=factory, **options)
+        prefix = self.services.settings.server.path_prefix
+        factory = strip_prefix(prefix, made.request_factory)
+        super().__init__(cast(Any, self.handle_checked), request_factory=factory, **options)  # it makes web.Requests
         self.open_connections = _make_connections(self.services, self.access_log)
         self._app = app
+        self._serve = app[SERVE]
         self._fixed_routes: dict[tuple[str, str], web.UrlMappingMatchInfo] = {}  # by method and path
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
 
     def __call__(self) -> web.RequestHandler:
         return HttpProtocol(self, self._options)
+
+    async def handle_checked(self, request: web.Request) -> web.StreamResponse:
+        """The application's answer, or a refusal of a request that asks for what this server does not support."""
+        self.open_connections.mark_busy(cast(HttpProtocol, request.protocol))
+        request[SERVED] = ServedRequest(time.perf_counter())
+        refusal = self.find_refusal(request)
+        if refusal is not None:
+            return refusal
+        try:
+            found = self._fixed_routes.get((request.method, request.rel_url.raw_path))
+            request._match_info = await self._find_route(request) if found is None else found
+            if "Expect" in request.headers:
+                await request.match_info.expect_handler(request)
+            return await self._serve(request, self.services)
+        except asyncio.CancelledError:
+            self.access_log.write_cancelled(request)
+            raise
 
     def find_refusal(self, request: web.BaseRequest) -> web.Response | None:
         """The refusal of a request that asks for what this server does not support."""
@@ -81,11 +95,7 @@ class HttpServer(web.Server):
             response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 12.5.3
         return response
 
-    def find_fixed_route(self, request: web.BaseRequest) -> web.UrlMappingMatchInfo | None:
-        """The route of a path without variables, if it was found before."""
-        return self._fixed_routes.get((request.method, request.rel_url.raw_path))
-
-    async def find_route(self, request: web.Request) -> web.UrlMappingMatchInfo:
+    async def _find_route(self, request: web.Request) -> web.UrlMappingMatchInfo:
         """As aiohttp finds it; for a path without variables, which has few values, it is remembered."""
         found = await self._app.router.resolve(request)
         found.add_app(self._app)
@@ -109,116 +119,15 @@ class HttpProtocol(HalfClosableProtocol):
             max_line_size=LINE_MAX_BYTES,
             max_field_size=_field_max_bytes(server.services),
             auto_decompress=False,  # a small body may expand to a huge one, and decompressing blocks the event loop
+            lingering_time=LINGER_S,
             **options,
         )
         self._access_log = server.access_log
         self._server = server
         self._origin: str | None = None  # of a request that aiohttp could not parse
 
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """As aiohttp's, which is called for each body, also if all of it is here and reading was not paused."""
-        current = self._current_request
-        is_whole = not resume_parser or (current is not None and current.content.is_eof())
-        if self._reading_paused or not is_whole:
-            super().resume_reading(resume_parser)
-
     def on_parse_error(self, data: bytes) -> None:
         self._origin = find_origin(data)
-
-    async def start(self) -> None:
-        """Answer the requests of the connection, one after the other. As aiohttp's, but in one task: a task for each
-        request costs two more rounds of the event loop.
-        """
-        while not self._force_close:
-            if not self._messages:
-                try:
-                    self._waiter = self._loop.create_future()
-                    await self._waiter
-                finally:
-                    self._waiter = None
-            try:
-                await self._answer(*self._take_message())
-            except asyncio.CancelledError:  # the client has left, or the shutdown ends the request
-                self.force_close()
-                raise
-            except ConnectionError:
-                break
-            except Exception as error:  # noqa: BLE001  it is logged
-                self.log_exception("Unhandled exception", exc_info=error)
-                self.force_close()
-            if not self._keepalive or self._close or self._force_close:
-                break
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-            if self._messages:  # thousands may have come at once, and other connections have their turn in between
-                await asyncio.sleep(0)
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
-
-    def _take_message(self) -> tuple[Any, StreamReader]:
-        """The next request and its body. Reads on once there is room for more of them."""
-        taken = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-        return taken
-
-    async def _answer(self, message: Any, payload: StreamReader) -> None:
-        """Answer one request. Raises ConnectionError if its client has left."""
-        server, is_valid = self._server, isinstance(message, RawRequestMessage)
-        server.requests_count += 1
-        server.open_connections.mark_busy(self)
-        made = server.request_factory(
-            message if is_valid else ERROR, payload, self, StreamWriter(self, self._loop), cast(Any, None)
-        )
-        request = cast(web.Request, made)
-        request[SERVED] = ServedRequest(time.perf_counter())
-        self._request_in_progress, self._current_request = True, request
-        response: web.StreamResponse | None
-        try:
-            try:
-                if is_valid:
-                    response = server.find_refusal(request)
-                    if response is None:
-                        found = server.find_fixed_route(request)
-                        request._match_info = await server.find_route(request) if found is None else found
-                        if "Expect" in request.headers:
-                            await request.match_info.expect_handler(request)
-                        response = await server.serve(request, server.services)
-                else:
-                    response = self.handle_error(request, message.status, message.exc, message.message)
-            except asyncio.CancelledError:
-                self._access_log.write_cancelled(request)
-                raise
-            except web.HTTPException as answer:
-                response = answer
-            except Exception as failure:  # noqa: BLE001  it is logged
-                response = self.handle_error(request, 500, failure)
-            finally:
-                self._current_request = None
-            response, has_left = await self.finish_response(request, response, None)
-        finally:
-            self._request_in_progress = False
-            if self._handler_waiter is not None:
-                self._handler_waiter.set_result(None)
-        if has_left:
-            raise ConnectionResetError("the client has left")
-        self._keepalive = bool(response.keep_alive)
-        if not payload.is_eof():
-            await self._discard_rest(payload)
-
-    async def _discard_rest(self, payload: StreamReader) -> None:
-        """Read and discard the rest of a body, for a bounded time, so that its sender sees the answer."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                while not payload.is_eof() and not self._force_close:
-                    await payload.readany()
-        if not payload.is_eof():
-            self.close()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -236,9 +145,14 @@ class HttpProtocol(HalfClosableProtocol):
             self._access_log.write_answered(request, resp.status, client_left=request.transport is None)
             raise
         finally:
+            body = request.content
+            if not body.at_eof() and body.is_eof() and body.exception() is None:
+                body.read_nowait()  # what nothing has read of it, which would be kept until the next request
             self.on_answer_end()
         if self._access_log.is_on:
             self._access_log.write_answered(request, answer.status, client_left=client_left)
+        if self._messages:  # thousands may have come at once, and other connections have their turn in between
+            await asyncio.sleep(0)
         return answer, client_left
 
     def _send_at_once(self, request: web.BaseRequest, response: JsonResponse) -> bool:
