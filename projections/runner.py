@@ -32,6 +32,7 @@ SERVING_BATCH_MAX = 200  # events in a batch of a rebuild while clients are serv
 COLLECTED_MAX = 300  # events that are worth a batch: a busy process appends as many in 50 ms
 LISTS_DELAY_S = 0.05  # how long events are collected at most while somebody follows lists of sessions
 LISTS_POLL_MAX_S = 0.1  # the longest pause between looks at a log that others write meanwhile
+POLL_MIN_S = 0.01  # the first such pause, where nothing is collected: it is doubled each time
 SUBPROCESS_EVENTS_MIN = 10_000  # smaller logs are folded before a child process would have started
 
 
@@ -338,7 +339,7 @@ class ProjectionRunner:
         """As `_wait_for_events`. A log that others write is looked at when a reader waits, or else more and more
         rarely.
         """
-        purge_s, pause_s = self._purge.wait_s, self._delay_s
+        purge_s, pause_s = self._purge.wait_s, max(self._delay_s, POLL_MIN_S)
         end_s = float("inf") if purge_s is None else time.monotonic() + purge_s
         while True:
             await self._wait_until_past(

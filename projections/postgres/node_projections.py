@@ -164,6 +164,7 @@ class NodeProjections:
         """
         if has_readers and not self._has_list_readers:
             self._lists_checked_s = float("-inf")
+        if has_readers is not self._has_list_readers:
             self._wake.set()
         self._has_list_readers = has_readers
 

@@ -143,6 +143,17 @@ async def test_readers_of_lists_on_a_node_that_does_not_fold_are_told_of_changes
         assert [one.session_id for one in found.sessions] == ["after"]
 
 
+async def test_a_node_that_folds_hurries_only_while_it_has_readers_of_lists(url: str) -> None:
+    async with node(url) as only:
+        await eventually(lambda: only.folds)
+        runner = only.projections._runner
+        assert runner is not None
+        only.projections.set_list_readers(has_readers=True)
+        await eventually(lambda: runner._has_list_readers)
+        only.projections.set_list_readers(has_readers=False)
+        await eventually(lambda: not runner._has_list_readers)
+
+
 async def test_a_table_that_is_lost_is_made_again_from_the_log(url: str) -> None:
     async with node(url) as first, node(url) as second:
         await first.append("s", 0, created(), *turn(1))

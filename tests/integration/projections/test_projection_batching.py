@@ -135,6 +135,14 @@ async def test_what_this_process_appends_to_a_log_that_others_write_is_collected
     assert told.batches == [3]
 
 
+async def test_without_a_delay_a_log_that_others_write_is_looked_at_more_and_more_rarely(path: Path) -> None:
+    log, told = QuietLog(), RecordingObserver()
+    runner = await following(path, log, told, delay_s=0.0, poll_max_s=60.0)
+    await asyncio.sleep(0.5)
+    assert 1 <= log.looks < 10
+    await runner.stop()
+
+
 async def test_a_stop_does_not_wait_for_a_look_at_the_log(path: Path) -> None:
     log, told = SilentLog(), RecordingObserver()
     runner = await following(path, log, told, delay_s=0.01, poll_max_s=0.01)
@@ -147,11 +155,13 @@ class QuietLog(MemoryLog):
     """Of whose appends this process learns when it asks."""
 
     _seen = Head(0, bytes(32))
+    looks = 0
 
     def head(self) -> Head:
         return self._seen
 
     async def latest(self) -> Head:
+        self.looks += 1
         self._seen = super().head()
         return self._seen
 
