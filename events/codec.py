@@ -24,6 +24,7 @@ VERSIONS_WITH_PARTS = {name: TYPES[name].traits.schema_version for name in SAME_
 # Types whose events a program that does not know them may ignore: they do not change the meaning of any other event.
 IGNORABLE: frozenset[str] = frozenset()
 _READ_AS_THEY_ARE = {name: (1 if name in SAME_SHAPE else newest, newest) for name, newest in SCHEMA_VERSIONS.items()}
+TOO_DEEP = "its JSON is nested too deeply"
 _NAMES = {cls: tag for tag, cls in TYPES.items()}
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(cls) for tag, cls in TYPES.items()}
@@ -56,12 +57,15 @@ def decode(event_type: str, schema_version: int, data: bytes | str) -> AnyEvent:
     Raises UnknownEvent for a type or schema version newer than this program, ValueError for damaged data.
     """
     oldest, newest = _READ_AS_THEY_ARE.get(event_type, (0, -1))
-    if not oldest <= schema_version <= newest:
-        if event_type not in TYPES or schema_version > newest:
-            raise UnknownEvent(event_type, schema_version)
-        fields = upcast(event_type, schema_version, msgspec.json.decode(data))
-        return cast(AnyEvent, msgspec.convert(fields, TYPES[event_type]))
-    event: AnyEvent = _decoders[event_type].decode(data)
+    try:
+        if not oldest <= schema_version <= newest:
+            if event_type not in TYPES or schema_version > newest:
+                raise UnknownEvent(event_type, schema_version)
+            fields = upcast(event_type, schema_version, msgspec.json.decode(data))
+            return cast(AnyEvent, msgspec.convert(fields, TYPES[event_type]))
+        event: AnyEvent = _decoders[event_type].decode(data)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
     return event
 
 
@@ -91,8 +95,8 @@ def is_readable(event_type: str, schema_version: int, metadata: str) -> bool:
     if is_known(event_type, schema_version):
         return True
     try:
-        return _metadata_decoder.decode(metadata).ignorable
-    except (msgspec.DecodeError, UnicodeError):
+        return decode_metadata(metadata).ignorable
+    except ValueError:
         return False
 
 
@@ -108,4 +112,7 @@ def encode_metadata(metadata: Metadata) -> str:
 
 def decode_metadata(text: str) -> Metadata:
     """The inverse of `encode_metadata`. Raises ValueError for any other text."""
-    return _metadata_decoder.decode(text)
+    try:
+        return _metadata_decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error

@@ -114,7 +114,7 @@ _encoder = msgspec.json.Encoder()
 _line_decoder = msgspec.json.Decoder(ExportLine)
 _media_decoder = msgspec.json.Decoder(_MediaLine)
 _chunk_decoder = msgspec.json.Decoder(_ChunkLine)
-_NOT_JSON = (msgspec.MsgspecError, ValueError, TypeError, LookupError)
+_NOT_JSON = (msgspec.MsgspecError, ValueError, TypeError, LookupError, RecursionError)
 
 
 def to_export_columns(row: StoredRow) -> dict[str, Any]:

@@ -165,4 +165,5 @@ def test_an_error_object_may_have_any_form(document: Any) -> None:
     sink = PartsSink()
     reply = Completion("asked", "secret", sink)
     reply.add_events([msgspec.json.encode(chunk), msgspec.json.encode({"choices": document, "error": None})])
-    reply.end()
+    with suppress(LlmError):  # of a tool call without a name
+        reply.end()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chatbot.audit.point_in_time import parse_point_in_time, parse_time_bound
@@ -71,6 +71,8 @@ def test_a_damaged_key_is_none(data: bytes) -> None:
 
 
 @given(damaged(EXPORT, changes_max=5))
+@example(EXPORT[0].replace(b'"s"', b"[" * 10_000))
+@example(EXPORT[0].replace(b"true", b"[" * 10_000))
 def test_a_damaged_export_is_refused_with_its_line(data: bytes) -> None:
     with pytest.raises(ExportFileError, match=r"line \d"):
         for _ in ExportReader(io.BytesIO(data)).items():

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from events.catalogue import RESERVED_STREAMS, SCHEMA_VERSIONS, AnyEvent, Event, SessionCreated
-from events.codec import SAME_SHAPE, TYPES, decode, encode, event_type, schema_version_of
+from events.codec import SAME_SHAPE, TYPES, decode, decode_metadata, encode, event_type, is_readable, schema_version_of
 from events.errors import UnknownEvent
 from events.upcasters import STEPS
 from tests.support.log.sample_events import EVENTS_WITH_PARTS, EVERY_EVENT, RESERVED_EVENTS, posted
@@ -94,6 +94,16 @@ def test_damaged_data_raises_value_error(data: str) -> None:
     with pytest.raises(ValueError, match=r".") as refusal:
         decode("message_posted", 1, data)
     assert isinstance(refusal.value, msgspec.DecodeError)
+
+
+def test_json_that_is_nested_too_deeply_is_damaged() -> None:
+    nested = '{"more":' + "[" * 10_000 + "]" * 10_000 + "}"
+    for version in (1, 2):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            decode("session_created", version, nested)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        decode_metadata(nested)
+    assert not is_readable("session_melted", 1, nested)
 
 
 def test_half_a_character_is_refused() -> None:
