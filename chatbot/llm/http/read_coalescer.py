@@ -102,9 +102,9 @@ class ReadCoalescer:
 
     def _run_round(self) -> None:
         self._timer = None
-        ready = self._poll.poll(0)
-        self._measured_reads += len(ready)
         try:
+            ready = self._poll.poll(0)
+            self._measured_reads += len(ready)
             for descriptor, _ in ready:
                 connection = self._connections.get(descriptor)
                 if connection is None:  # removed within this round

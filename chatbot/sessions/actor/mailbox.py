@@ -74,13 +74,15 @@ class AnswerTimer:
         self._timer = None
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        while self._waiting:
-            key, oldest = next(iter(self._waiting.items()))
-            if oldest.deadline_s > now_s:
-                self._timer = loop.call_at(oldest.deadline_s, self._time_out)
-                return
-            del self._waiting[key]
-            oldest.answer(TimeoutError())
+        expired: list[Envelope] = []
+        for envelope in self._waiting.values():  # not one by one from the front: that takes a dict quadratic time
+            if envelope.deadline_s > now_s:
+                self._timer = loop.call_at(envelope.deadline_s, self._time_out)
+                break
+            expired.append(envelope)
+        for envelope in expired:
+            self.remove(envelope)
+            envelope.answer(TimeoutError())
 
 
 class CommandResult(Struct, frozen=True):
