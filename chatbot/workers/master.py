@@ -51,6 +51,7 @@ class Master:
         self._roll_wanted = asyncio.Event()
         self._workers_changed = asyncio.Event()  # a worker has become ready, or ended
         self._code = 0
+        self._failure: BaseException | None = None  # of a task that keeps a process running
         self._restarts = 0
         self._writer: WriterSupervisor | None = None
         self._writer_task: asyncio.Task[None] | None = None
@@ -59,7 +60,7 @@ class Master:
             self._writer = WriterSupervisor(command, shared, silent_max_s, self._writer_changed)
 
     async def run(self) -> int:
-        """Serve until told to stop. Returns the exit code."""
+        """Serve until told to stop. Returns the exit code. Raises what a process could not even be started for."""
         self._catch_signals()
         serving_task = asyncio.create_task(self._serve(), name="master")
         stopping = asyncio.create_task(self._stop.wait())
@@ -69,6 +70,8 @@ class Master:
         with suppress(asyncio.CancelledError):
             await serving_task
         await self._end_all()
+        if self._failure is not None:
+            raise self._failure
         return self._code
 
     async def _serve(self) -> None:
@@ -93,6 +96,7 @@ class Master:
     async def _start_writer(self, writer: WriterSupervisor) -> bool:
         """Start the writer, which finds errors of the database. Returns whether it serves."""
         self._writer_task = asyncio.create_task(writer.run(), name="writer")
+        self._writer_task.add_done_callback(self._note_failure)
         await self._wait_until(lambda: writer.is_serving or writer.exit_code is not None)
         if writer.exit_code is not None:
             self._give_up(writer.exit_code)
@@ -126,6 +130,7 @@ class Master:
 
     def _start_slot(self, slot: int, *, no_retry: bool = False) -> None:
         slot_task = asyncio.create_task(self._run_slot(slot, no_retry=no_retry), name=f"slot-{slot}")
+        slot_task.add_done_callback(self._note_failure)
         self._slot_tasks[slot] = slot_task
 
     async def _run_slot(self, slot: int, *, no_retry: bool) -> None:
@@ -195,6 +200,12 @@ class Master:
             )
         for worker in self._workers.values():
             worker.send_message(message)
+
+    def _note_failure(self, task: "asyncio.Task[None]") -> None:
+        """End the service if this task failed: nothing else would start its process again, or say why it is missing."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._stop.set()
 
     def _give_up(self, code: int) -> None:
         self._code = code if code > 0 else 1

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Self
 
 import msgspec
@@ -36,7 +37,8 @@ class ChildProcess:
         """Start the process. `inheritance` has no `control` yet: the channel is created here. Raises OSError."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with theirs:
+        with theirs, ExitStack() as until_started:
+            until_started.callback(ours.close)
             inherited = msgspec.structs.replace(inheritance, control=theirs.fileno())
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -44,6 +46,7 @@ class ChildProcess:
                 pass_fds=inherited.descriptors,
                 process_group=0,  # the master handles a terminal's Ctrl-C
             )
+            until_started.pop_all()
         child = cls(inherited.slot, process, logger)
         reader, child._writer = await open_channel(ours)
         child._reading = asyncio.create_task(child._read_lines(reader), name=f"{inherited.role}-{inherited.slot}")

@@ -18,7 +18,7 @@ from chatbot.workers.master import Master
 from chatbot.workers.shared_resources import SharedResources
 from tests.support.programs.notify_socket import notify_socket
 from tests.support.service import ROOT, environment
-from tests.support.worker_processes import until
+from tests.support.worker_processes import WAIT_TIMEOUT_S, until
 
 pytestmark = pytest.mark.real_part
 
@@ -128,3 +128,14 @@ async def test_the_service_manager_is_told_of_the_start_of_reloads_and_of_the_en
 
 def _pids(master: Master) -> set[int]:
     return {worker.pid for worker in master._workers.values()}
+
+
+async def test_a_process_that_cannot_even_be_started_ends_the_service_with_the_cause(tmp_path: Path) -> None:
+    wanted = environment(tmp_path, "http://127.0.0.1:1", CHATBOT_SERVER_WORKERS="2")
+    settings = load({}, environment=wanted, folder=ROOT).settings
+    with ExitStack() as stack:
+        manager = SystemdNotifier("", structlog.get_logger("run"))
+        master = Master(["\0"], settings, SharedResources(settings, stack), manager)
+        with pytest.raises(ValueError, match="null byte"):
+            async with asyncio.timeout(WAIT_TIMEOUT_S):
+                await master.run()
