@@ -24,7 +24,7 @@ VERSIONS_WITH_PARTS = {name: TYPES[name].traits.schema_version for name in SAME_
 # Types whose events a program that does not know them may ignore: they do not change the meaning of any other event.
 IGNORABLE: frozenset[str] = frozenset()
 _READ_AS_THEY_ARE = {name: (1 if name in SAME_SHAPE else newest, newest) for name, newest in SCHEMA_VERSIONS.items()}
-TOO_DEEP = "its JSON is nested too deeply"
+_TOO_DEEP = "its JSON is nested too deeply"
 _NAMES = {cls: tag for tag, cls in TYPES.items()}
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(cls) for tag, cls in TYPES.items()}
@@ -65,7 +65,7 @@ def decode(event_type: str, schema_version: int, data: bytes | str) -> AnyEvent:
             return cast(AnyEvent, msgspec.convert(fields, TYPES[event_type]))
         event: AnyEvent = _decoders[event_type].decode(data)
     except RecursionError as error:
-        raise ValueError(TOO_DEEP) from error
+        raise ValueError(_TOO_DEEP) from error
     return event
 
 
@@ -115,4 +115,4 @@ def decode_metadata(text: str) -> Metadata:
     try:
         return _metadata_decoder.decode(text)
     except RecursionError as error:
-        raise ValueError(TOO_DEEP) from error
+        raise ValueError(_TOO_DEEP) from error

@@ -205,6 +205,7 @@ class Master:
         """End the service if this task failed: nothing else would start its process again, or say why it is missing."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = error
+            self._logger.critical("workers.failed", task=task.get_name(), reason=f"{type(error).__name__}: {error}")
             self._stop.set()
 
     def _give_up(self, code: int) -> None:

@@ -30,6 +30,13 @@ async def following(path: Path, log: MemoryLog, told: RecordingObserver, **optio
     return runner
 
 
+async def has_folded(runner: ProjectionRunner, position: int, *, within_s: float) -> None:
+    """Without waiting for it at the runner, which would fold at once."""
+    async with asyncio.timeout(within_s):
+        while runner.position < position:
+            await asyncio.sleep(0.01)
+
+
 async def test_events_that_nobody_waits_for_are_folded_together(path: Path) -> None:
     log, told = MemoryLog(), RecordingObserver()
     runner = await following(path, log, told, delay_s=1.0)
@@ -37,9 +44,7 @@ async def test_events_that_nobody_waits_for_are_folded_together(path: Path) -> N
         log.record(f"s{n}", created())
         await asyncio.sleep(0.005)
     assert told.batches == []
-    async with asyncio.timeout(5):
-        while runner.position < 10:
-            await asyncio.sleep(0.01)
+    await has_folded(runner, 10, within_s=5.0)
     await runner.stop()
     assert told.batches == [10]
 
@@ -73,9 +78,7 @@ async def test_a_full_batch_does_not_wait(path: Path) -> None:
     runner = await following(path, log, told, batch_max=5)
     for n in range(5):
         log.record(f"s{n}", created())
-    async with asyncio.timeout(AT_ONCE_S):
-        while runner.position < 5:
-            await asyncio.sleep(0.01)
+    await has_folded(runner, 5, within_s=AT_ONCE_S)
     await runner.stop()
 
 
@@ -89,9 +92,7 @@ async def test_many_events_do_not_wait(path: Path) -> None:
     await asyncio.sleep(0.05)
     assert told.batches == []
     log.record("last", created())
-    async with asyncio.timeout(AT_ONCE_S):
-        while runner.position < COLLECTED_MAX:
-            await asyncio.sleep(0.01)
+    await has_folded(runner, COLLECTED_MAX, within_s=AT_ONCE_S)
     await runner.stop()
     assert told.batches == [COLLECTED_MAX]
 
@@ -101,9 +102,7 @@ async def test_what_somebody_follows_in_a_list_hardly_waits(path: Path) -> None:
     runner = await following(path, log, told)
     runner.set_list_readers(has_readers=True)
     log.record("seen", created())
-    async with asyncio.timeout(AT_ONCE_S):
-        while runner.position < 1:
-            await asyncio.sleep(0.01)
+    await has_folded(runner, 1, within_s=AT_ONCE_S)
     runner.set_list_readers(has_readers=False)
     log.record("unseen", created())
     await asyncio.sleep(5 * LISTS_DELAY_S)
@@ -128,9 +127,7 @@ async def test_what_this_process_appends_to_a_log_that_others_write_is_collected
     await asyncio.sleep(1.0)  # the next look is more than a second away
     for n in range(3):
         log.record(f"s{n}", created())
-    async with asyncio.timeout(AT_ONCE_S):
-        while runner.position < 3:
-            await asyncio.sleep(0.01)
+    await has_folded(runner, 3, within_s=AT_ONCE_S)
     await runner.stop()
     assert told.batches == [3]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from chatbot.config.loader import load
 from chatbot.runtime.service_manager import SystemdNotifier
@@ -136,6 +137,8 @@ async def test_a_process_that_cannot_even_be_started_ends_the_service_with_the_c
     with ExitStack() as stack:
         manager = SystemdNotifier("", structlog.get_logger("run"))
         master = Master(["\0"], settings, SharedResources(settings, stack), manager)
-        with pytest.raises(ValueError, match="null byte"):
+        with capture_logs() as logs, pytest.raises(ValueError, match="null byte"):
             async with asyncio.timeout(WAIT_TIMEOUT_S):
                 await master.run()
+    (failed,) = (line for line in logs if line["event"] == "workers.failed")
+    assert (failed["task"], "null byte" in failed["reason"]) == ("writer", True)
